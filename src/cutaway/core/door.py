@@ -1,0 +1,111 @@
+"""The one gate for inputs: what a model gets is checked and converted here, once."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cutaway.core.batch import Batch
+from cutaway.core.dataset import Examples
+from cutaway.core.errors import BadShape
+from cutaway.core.space import Space
+
+
+def admitted(x: Any, space: Space, *, dtype: torch.dtype, device: torch.device, tokenizer: Any = None) -> Batch:
+    """A batch that the model can run, from whatever the user has.
+
+    Tensors, NumPy arrays, `Examples`, texts (with a tokenizer) and dictionaries of tensors are taken. The caller's memory is
+    never written to.
+
+    Raises:
+        BadShape: Wrong layout, type, range or content, with what to do about it.
+    """
+    if isinstance(x, Examples):
+        x = x.x
+    if isinstance(x, str) or (isinstance(x, list | tuple) and x and all(isinstance(t, str) for t in x)):
+        x = _tokenized([x] if isinstance(x, str) else list(x), tokenizer)
+    if hasattr(x, "items"):
+        return {k: _placed(_tensor(v, space), dtype, device) for k, v in x.items()}
+    tensor = _tensor(x, space)
+    if space.kind == "tokens":
+        return _token_ids(tensor, space).to(device)
+    _check_type(tensor, space)
+    _check_layout(tensor, space)
+    tensor = _placed(tensor, dtype, device)
+    _check_values(tensor, space)
+    return tensor
+
+
+def _tokenized(texts: list[str], tokenizer: Any) -> dict[str, Tensor]:
+    if tokenizer is None:
+        raise BadShape("expected tensors; got text, and this model has no tokenizer. Pass tokenizer=... to Model.")
+    return dict(tokenizer(texts, return_tensors="pt", padding=True, truncation=True))
+
+
+def _tensor(x: Any, space: Space) -> Tensor:
+    if isinstance(x, np.ndarray):
+        if x.dtype == object:
+            raise BadShape(f"expected {space.describe()}; got an array of Python objects. Stack equal shapes: np.stack(list).")
+        # A copy: torch takes neither negative strides nor read-only memory, and must not share the caller's.
+        x = torch.from_numpy(np.array(x, order="C", copy=True))
+    if not isinstance(x, Tensor):
+        raise BadShape(f"expected {space.describe()} as a tensor or array; got {type(x).__name__}.")
+    if x.is_sparse or x.is_quantized:
+        raise BadShape(f"expected a dense tensor; got {x.layout}. Call .to_dense() first.")
+    return x.detach().clone() if x.is_inference() else x.detach()
+
+
+def _placed(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    x = x.to(device=device, dtype=dtype) if x.is_floating_point() else x.to(device)
+    return x.contiguous()
+
+
+def _token_ids(x: Tensor, space: Space) -> Tensor:
+    if x.is_floating_point() or x.ndim != 2:
+        raise BadShape(f"expected {space.describe()} as integers; got {x.dtype} of shape {tuple(x.shape)}.")
+    if x.numel() and int(x.min()) < 0:
+        raise BadShape(f"expected token ids from 0 up; got {int(x.min())}.")
+    return x
+
+
+def _check_type(x: Tensor, space: Space) -> None:
+    if not x.is_floating_point():
+        hint = " Divide by 255: x.float() / 255." if x.dtype == torch.uint8 else " Convert it: x.float()."
+        raise BadShape(f"expected {space.describe()} as floats; got {x.dtype}.{hint}")
+
+
+def _check_layout(x: Tensor, space: Space) -> None:
+    shape, wanted = tuple(x.shape), space.shape
+    if _fits(shape[1:], wanted):
+        return
+    expected = f"expected {space.describe()}; got {shape}."
+    if _fits(shape, wanted):
+        raise BadShape(f"{expected} Add a batch axis: x[None].")
+    if space.kind == "image" and len(shape) == 4 and _fits((shape[3], shape[1], shape[2]), wanted):
+        raise BadShape(f"{expected} Channels come second: x.permute(0, 3, 1, 2).")
+    if space.kind == "image" and len(shape) == 3 and _fits((shape[2], shape[0], shape[1]), wanted):
+        raise BadShape(f"{expected} Channels come first, after a batch axis: x.permute(2, 0, 1)[None].")
+    if space.kind == "image" and len(shape) == 4 and shape[1] != wanted[0]:
+        raise BadShape(f"{expected} The model takes {wanted[0]} channels, not {shape[1]}.")
+    raise BadShape(expected)
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+
+
+def _check_values(x: Tensor, space: Space) -> None:
+    bad = ~torch.isfinite(x)
+    if bad.any():
+        where = bad.nonzero()[0].tolist()
+        raise BadShape(f"expected finite numbers; got {x[tuple(where)].item()} at {where} ({int(bad.sum())} in all).")
+    if space.kind == "latent" or not x.numel():
+        return
+    slack = 1e-4 * space.range
+    low, high = float(x.min()), float(x.max())
+    if low < space.low - slack or high > space.high + slack:
+        raise BadShape(
+            f"expected {space.describe()}; got values from {low:g} to {high:g}. "
+            "Inputs are in the user's units: scale them, and leave the normalisation to the model."
+        )

@@ -1,0 +1,198 @@
+"""What stands for "absent": functions from an input to its replacement, with a text form.
+
+    zero            0 in input units: black
+    neutral         what the network sees as 0 after its own normalisation: the mean colour of its training data
+    mean            each input's own mean, channel by channel
+    constant:0.5    that number everywhere; constant:1,0,0 gives one per channel
+    blur:5          the input under a Gaussian of 5 pixels
+    noise           uniform over the allowed interval
+    gaussian:0.2    the input plus normal noise of 0.2 of the range, clipped
+    farthest        per entry the farther end of the allowed interval
+
+No fill is right: each hides one thing and shows another. A constant is blind to its own colour.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cutaway.core.errors import BadOption, BadShape, unknown_name
+from cutaway.core.space import Space
+
+FillFunction = Callable[[Tensor, Space, torch.Generator], Tensor]
+FillLike = Union["Fill", str, Tensor, float, FillFunction]
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A named replacement for a batch.
+
+    Attributes:
+        text: How to write it.
+        function: (x, space, generator) to a tensor like x.
+        random: True if two draws differ.
+    """
+
+    text: str
+    function: FillFunction
+    random: bool = False
+
+    @classmethod
+    def of(cls, what: FillLike) -> "Fill":
+        """A fill from its text, a number, a tensor of the input's shape, or a function.
+
+        Raises:
+            UnknownName: No fill of that name.
+            BadOption: An argument that the fill cannot take.
+        """
+        if isinstance(what, Fill):
+            return what
+        if isinstance(what, Tensor):
+            return given(what)
+        if isinstance(what, int | float):
+            return constant(float(what))
+        if callable(what):
+            return cls(getattr(what, "__name__", "function"), what, random=True)
+        name, _, argument = what.partition(":")
+        if name not in _FILLS:
+            raise unknown_name("fill", name, _FILLS, f"All: {', '.join(_FILLS)}.")
+        try:
+            numbers = [float(part) for part in argument.split(",")] if argument else []
+            return _FILLS[name](*numbers)
+        except (TypeError, ValueError):
+            raise BadOption(f"expected numbers that {name!r} can take; got {what!r}. Example: blur:5.") from None
+
+    def __call__(self, x: Tensor, space: Space, generator: torch.Generator | None = None) -> Tensor:
+        """The replacement of `x`, of the same shape, dtype and device.
+
+        Raises:
+            BadShape: The fill has another shape or leaves the input's bounds.
+        """
+        filled = self.function(x, space, generator or torch.Generator().manual_seed(0)).to(x)
+        try:
+            return filled.expand_as(x)
+        except RuntimeError:
+            raise BadShape(f"expected a fill of shape {tuple(x.shape)}; {self.text} gave {tuple(filled.shape)}.") from None
+
+    def __str__(self) -> str:
+        """The text form."""
+        return self.text
+
+
+def zero() -> Fill:
+    """0 in input units."""
+    return Fill("zero", lambda x, space, generator: torch.zeros_like(x))
+
+
+def neutral() -> Fill:
+    """The value that the network sees as 0."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        mean = torch.tensor(space.mean, dtype=x.dtype, device=x.device)
+        return mean.view(1, -1, *[1] * (x.ndim - 2)).expand_as(x)
+
+    return Fill("neutral", function)
+
+
+def mean() -> Fill:
+    """Each input's own mean, channel by channel; for a row, over its columns."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        axes = tuple(range(2, x.ndim)) or (1,)
+        return x.mean(axes, keepdim=True).expand_as(x)
+
+    return Fill("mean", function)
+
+
+def constant(*numbers: float) -> Fill:
+    """One number everywhere, or one per channel."""
+    if not numbers:
+        raise BadOption("expected a number after 'constant:', such as constant:0.5; got none.")
+    text = "constant:" + ",".join(f"{number:g}" for number in numbers)
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        if len(numbers) not in (1, x.shape[1]):
+            raise BadShape(f"expected 1 or {x.shape[1]} numbers in {text!r}; got {len(numbers)}.")
+        return torch.tensor(numbers, dtype=x.dtype).view(1, -1, *[1] * (x.ndim - 2)).expand_as(x)
+
+    return Fill(text, function)
+
+
+def blur(sigma: float = 10.0) -> Fill:
+    """The image under a Gaussian of `sigma` pixels, reflected at the border."""
+    if sigma <= 0:
+        raise BadOption(f"expected a blur of more than 0 pixels; got {sigma:g}.")
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        if x.ndim != 4:
+            raise BadShape(f"expected images to blur; got shape {tuple(x.shape)}. Use another fill.")
+        return gaussian_blur(x, sigma)
+
+    return Fill(f"blur:{sigma:g}", function)
+
+
+def noise() -> Fill:
+    """Uniform noise over the allowed interval."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        return space.low + space.range * torch.rand(x.shape, generator=generator, dtype=x.dtype)
+
+    return Fill("noise", function, random=True)
+
+
+def gaussian(share: float = 0.2) -> Fill:
+    """The input plus normal noise of that share of the range, clipped to the allowed interval."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        step = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * share * space.range
+        return (x + step).clamp(space.low, space.high)
+
+    return Fill(f"gaussian:{share:g}", function, random=True)
+
+
+def farthest() -> Fill:
+    """Per entry the farther end of the allowed interval: a baseline that is blind to no colour."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        middle = (space.low + space.high) / 2
+        return torch.where(x > middle, torch.full_like(x, space.low), torch.full_like(x, space.high))
+
+    return Fill("farthest", function)
+
+
+def sample(examples: Tensor) -> Fill:
+    """A random other input from given ones, drawn anew for each row."""
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        return examples[torch.randint(len(examples), (len(x),), generator=generator)]
+
+    return Fill(f"sample of {len(examples)}", function, random=True)
+
+
+def given(values: Tensor) -> Fill:
+    """Exactly these values, for one input or for each."""
+    return Fill("given", lambda x, space, generator: values.to(x) if values.ndim == x.ndim else values[None].to(x))
+
+
+def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
+    """Images (n, c, h, w) under a normalised Gaussian cut at 3 sigma, reflected at the border."""
+    for axis in (2, 3):
+        radius = min(int(3 * sigma + 0.5) or 1, x.shape[axis] - 1)
+        offsets = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+        kernel = torch.exp(-(offsets**2) / (2 * sigma**2))
+        kernel = kernel / kernel.sum()
+        shape = [1, 1, 1, 1]
+        shape[axis] = -1
+        pad = [0, 0, radius, radius] if axis == 2 else [radius, radius, 0, 0]
+        weight = kernel.view(shape).repeat(x.shape[1], 1, 1, 1)
+        x = F.conv2d(F.pad(x, pad, mode="reflect"), weight, groups=x.shape[1])
+    return x
+
+
+_FILLS: dict[str, Callable[..., Fill]] = {
+    f.__name__: f for f in (zero, neutral, mean, constant, blur, noise, gaussian, farthest)
+}

@@ -1,0 +1,181 @@
+"""Operations as a run meets them: names, places, and rules that change how they differentiate.
+
+A `TorchFunctionMode` around the run sees `F.relu`, `x.clamp(min=0)`, reused modules and `x @ w` alike, on networks that were
+never written for it. A rule is a function that computes an operation's output with a backward pass of its own.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+_SPELLINGS = {
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "rsub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "multiply": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "rtruediv": "div",
+    "rmatmul": "matmul",
+    "mm": "matmul",
+    "bmm": "matmul",
+    "clip": "clamp",
+    "clamp_min": "clamp",
+    "subtract": "sub",
+}
+# Calls that ask about a tensor or rearrange it without arithmetic on its values.
+_METADATA = {"get", "set", "size", "dim", "stride", "is_floating_point", "is_complex", "numel", "element_size", "data_ptr"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation met in a run.
+
+    Attributes:
+        name: Canonical name: `relu` for `F.relu`, `torch.relu_` and `nn.ReLU`; `add` for `+`, `+=` and `torch.add`.
+        site: Path of the module in whose forward it was met; empty at the top.
+    """
+
+    name: str
+    site: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation about to run, as a rule sees it.
+
+    Attributes:
+        name: Canonical name.
+        site: Path of the innermost module around it.
+        func: The torch function.
+        args, kwargs: Its arguments.
+    """
+
+    name: str
+    site: str
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def run(self) -> Any:
+        """The operation's ordinary result, never written over an argument."""
+        if not self.in_place:
+            return self.func(*self.args, **self.kwargs)
+        return self.func(self.args[0].clone(), *self.args[1:], **self.kwargs)
+
+    def deliver(self, result: Tensor) -> Tensor:
+        """Hand over a rule's result; where the caller asked for it in place, in the argument itself."""
+        return self.args[0].copy_(result) if self.in_place else result
+
+    @property
+    def in_place(self) -> bool:
+        """True if the operation writes its result over its first argument."""
+        plain = self.func.__name__
+        if plain.endswith("_") and not plain.endswith("__") or plain.startswith("__i"):
+            return True
+        return bool(self.argument("inplace", False))
+
+    def argument(self, name: str, default: Any = None) -> Any:
+        """An argument by name, however it was passed; `default` where the signature is unknown."""
+        if name in self.kwargs:
+            return self.kwargs[name]
+        try:
+            bound = inspect.signature(self.func).bind_partial(*self.args, **self.kwargs)
+        except (TypeError, ValueError):
+            return default
+        return bound.arguments.get(name, default)
+
+
+Rule = Callable[[Call], Any]
+Rules = Mapping[str, Rule]
+
+
+def operation_name(func: Callable[..., Any]) -> str:
+    """The canonical name of a torch function; empty for questions about shape, type or device."""
+    name = getattr(func, "__name__", "").strip("_")
+    return "" if name in _METADATA else _SPELLINGS.get(name, name)
+
+
+class Places:
+    """Where a run is: the path of the module whose forward is running."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """Follow the forwards of all modules inside `module` while entered as a context."""
+        self._module = module
+        self._stack: list[str] = []
+        self._handles: list[Any] = []
+
+    @property
+    def now(self) -> str:
+        """The innermost module's path; empty at the top."""
+        return self._stack[-1] if self._stack else ""
+
+    def __enter__(self) -> "Places":
+        """Register the hooks."""
+        for path, module in self._module.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._entering(path)))
+            self._handles.append(module.register_forward_hook(self._leaving, always_call=True))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Remove them."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _entering(self, path: str) -> Callable[..., None]:
+        return lambda module, args: self._stack.append(path)
+
+    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._stack.pop()
+
+
+class Census(TorchFunctionMode):
+    """Write down every operation that computes tensors, in the order met."""
+
+    def __init__(self, places: Places) -> None:
+        """A census that asks `places` where it is."""
+        super().__init__()
+        self.places = places
+        self.met: list[Operation] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and note it."""
+        result = func(*args, **(kwargs or {}))
+        name = operation_name(func)
+        if name and any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            self.met.append(Operation(name, self.places.now))
+        return result
+
+
+class UnderRules(TorchFunctionMode):
+    """Run operations that have a rule through it; a rule that returns NotImplemented leaves the operation alone."""
+
+    def __init__(self, rules: Rules, places: Places) -> None:
+        """Rules by canonical name."""
+        super().__init__()
+        self.rules = rules
+        self.places = places
+        self.used: list[Operation] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        name = operation_name(func)
+        rule = self.rules.get(name)
+        if rule is None or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        call = Call(name, self.places.now, func, args, kwargs)
+        result = rule(call)
+        if result is NotImplemented:
+            return func(*args, **kwargs)
+        self.used.append(Operation(name, call.site))
+        return result

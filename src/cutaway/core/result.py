@@ -1,0 +1,327 @@
+"""The eight shapes of an answer, each with its provenance and its checks.
+
+A shape has one drawing, one JSON form and one web component, so a new method never touches an interface.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from cutaway.core.checks import Check
+from cutaway.core.errors import BadShape
+
+Better = Literal["higher", "lower", ""]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a result took: network passes over single examples, and seconds."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything needed to make the result again.
+
+    Attributes:
+        method: Name in the catalogue.
+        options: Options as text or numbers, exactly as `cutaway.run` takes them.
+        model: Name of the model.
+        model_fingerprint: Hash of its weights.
+        input: How the input was named, if it was.
+        input_fingerprint: Hash of the input.
+        target: The explained scalar, in text form.
+        seed: Seed of every random choice; None where nothing is random.
+        versions: Versions of cutaway, torch and Python.
+        cost: Passes and seconds spent.
+        created: Time of day in UTC, ISO 8601.
+    """
+
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    model_fingerprint: str = ""
+    input: str = ""
+    input_fingerprint: str = ""
+    target: str = ""
+    seed: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cost: Cost = Cost()
+    created: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, strings and numbers."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data["options"] = dict(self.options)
+        data["versions"] = dict(self.versions)
+        data["cost"] = {f.name: getattr(self.cost, f.name) for f in fields(self.cost)}
+        return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Provenance":
+        """The inverse of `as_json`."""
+        return cls(**{**data, "cost": Cost(**data["cost"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What all eight shapes share.
+
+    Attributes:
+        title: A few words for a heading.
+        checks: Named sentences on how far the result can be trusted.
+        provenance: How it was made.
+    """
+
+    title: str = ""
+    checks: Mapping[str, Check] = field(default_factory=dict)
+    provenance: Provenance = Provenance()
+
+    shapes: ClassVar[dict[str, type["Result"]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Result.shapes[cls.__name__] = cls
+
+    def with_checks(self, **checks: Check) -> Self:
+        """The same result with more checks; one of the same name is replaced."""
+        return replace(self, checks={**self.checks, **checks})
+
+    def arrays(self) -> dict[str, Tensor]:
+        """The tensors of the result, by field name (`field/key` inside a mapping)."""
+        found: dict[str, Tensor] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                found[f.name] = value
+            elif isinstance(value, Mapping):
+                found |= {f"{f.name}/{key}": v for key, v in value.items() if isinstance(v, Tensor)}
+        return found
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything except the tensors."""
+        data: dict[str, Any] = {"shape": type(self).__name__}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "provenance":
+                data[f.name] = value.as_json()
+            elif f.name == "checks":
+                data[f.name] = {k: {"text": str(c), "status": c.status, "value": c.value} for k, c in value.items()}
+            elif isinstance(value, Mapping):
+                data[f.name] = {k: v for k, v in value.items() if not isinstance(v, Tensor)}
+            elif not isinstance(value, Tensor):
+                data[f.name] = _plain(value)
+        return data
+
+    @staticmethod
+    def from_parts(data: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> "Result":
+        """The inverse of `as_json` and `arrays`."""
+        values = {k: v for k, v in data.items() if k != "shape"}
+        values["provenance"] = Provenance.from_json(values["provenance"])
+        values["checks"] = {k: Check(c["text"], c["status"], c["value"]) for k, c in values["checks"].items()}
+        for name, tensor in arrays.items():
+            head, _, key = name.partition("/")
+            if key:
+                values.setdefault(head, {})[key] = tensor
+            else:
+                values[head] = tensor
+        return Result.shapes[data["shape"]](**values)
+
+    def _repr_html_(self) -> str:
+        """The drawing in a notebook."""
+        return _drawing(self)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+# The room above (cutaway.plot) puts its renderer here when it is imported; the core imports nothing above itself.
+_renderer: list[Callable[[Result], str]] = []
+
+
+def set_renderer(render: Callable[[Result], str]) -> None:
+    """Let notebooks draw results with `render`."""
+    _renderer[:] = [render]
+
+
+def _drawing(result: Result) -> str:
+    if _renderer:
+        return _renderer[0](result)
+    rows = "".join(f"<li>{_escape(name)}: {_escape(check)}</li>" for name, check in result.checks.items())
+    return f"<b>{_escape(result.title or type(result).__name__)}</b><ul>{rows}</ul>"
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution(Result):
+    """How much each entry of a place mattered for a target. Positive values raise the target.
+
+    Attributes:
+        values: Shaped like the activation at `wrt`, batch axis first.
+        target: The explained scalar, in text form.
+        wrt: The place attributed; `input` is the pixel, the column, or the embedding of a token.
+        unit: What a value is measured in: the target's unit for a contribution, `target per input unit` for a slope.
+        score: The target on each input, (n,).
+        input: The explained inputs, for drawing; empty where there is nothing to draw over.
+        tokens: The pieces of text of each input, where the input is text.
+        signed: False where only the size of a value has a meaning.
+        extra: Further tensors of the method, by name (a standard error, masks kept).
+    """
+
+    values: Tensor
+    target: str
+    wrt: str = "input"
+    unit: str = ""
+    score: Tensor = field(default_factory=lambda: torch.empty(0))
+    input: Tensor = field(default_factory=lambda: torch.empty(0))
+    tokens: list[list[str]] = field(default_factory=list)
+    signed: bool = True
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores(Result):
+    """A few named numbers, each with an interval where there is one.
+
+    Attributes:
+        names: One per number.
+        values: (k,), float64.
+        low, high: Ends of the interval of each number, (k,); empty where there is none.
+        unit: Of all numbers.
+        better: Which direction is good, if one is.
+    """
+
+    names: list[str]
+    values: Tensor
+    low: Tensor = field(default_factory=lambda: torch.empty(0))
+    high: Tensor = field(default_factory=lambda: torch.empty(0))
+    unit: str = ""
+    better: Better = ""
+
+    def __getitem__(self, name: str) -> float:
+        """The number of that name."""
+        return float(self.values[self.names.index(name)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve(Result):
+    """One or more series over a common axis.
+
+    Attributes:
+        x: Positions, (points,).
+        y: Series by name, each (points,).
+        low, high: Bands by series name, each (points,); a series without a band is absent.
+        x_label, y_label: Axis labels with units.
+        summary: One number per series (an area), by name.
+        summary_label: What that number is.
+        better: Which direction of the summary is good, if one is.
+        x_names: Names of the positions where they are not numbers (layers).
+    """
+
+    x: Tensor
+    y: Mapping[str, Tensor]
+    low: Mapping[str, Tensor] = field(default_factory=dict)
+    high: Mapping[str, Tensor] = field(default_factory=dict)
+    x_label: str = ""
+    y_label: str = ""
+    summary: Mapping[str, float] = field(default_factory=dict)
+    summary_label: str = ""
+    better: Better = ""
+    x_names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Result):
+    """Rows and columns of text and numbers.
+
+    Attributes:
+        columns: Column names with units.
+        rows: One list per row, of strings, numbers, booleans and None.
+    """
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise BadShape(f"expected rows of {len(self.columns)} cells ({', '.join(self.columns)}); got {row}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix(Result):
+    """A number for each pair of a row and a column thing.
+
+    Attributes:
+        values: (rows, columns); nan where undefined.
+        row_names, column_names: Labels.
+        unit: Of an entry.
+        signed: True where zero is the middle of the scale.
+    """
+
+    values: Tensor
+    row_names: list[str]
+    column_names: list[str]
+    unit: str = ""
+    signed: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(Result):
+    """Things placed in two or three dimensions.
+
+    Attributes:
+        positions: (n, 2) or (n, 3).
+        names: One per point.
+        groups: One label per point, for colour; empty for one colour.
+        axes: A name per dimension.
+    """
+
+    positions: Tensor
+    names: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    axes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Result):
+    """Images with captions.
+
+    Attributes:
+        images: (n, 3, height, width), in [0, 1].
+        captions: One per image.
+        columns: Pictures per line; 0 lets the page choose.
+    """
+
+    images: Tensor
+    captions: list[str]
+    columns: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking(Result):
+    """Things in order, best first.
+
+    Attributes:
+        names: One per thing.
+        values: Their scores in descending order, (k,).
+        unit: Of a score.
+        site: The place that the things belong to, where they are units.
+    """
+
+    names: list[str]
+    values: Tensor
+    unit: str = ""
+    site: str = ""

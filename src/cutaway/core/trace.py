@@ -1,0 +1,97 @@
+"""What one run of a model saw: activations by place, and the output."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cutaway.core.errors import BadOption, BadShape, NotPossible
+from cutaway.core.site import OUTPUT, Site
+
+ScoreKind = Literal["logits", "probabilities", "values"]
+
+
+class Trace(Mapping[Site, Tensor]):
+    """Activations by `Site` (or its text), batch axis first.
+
+    A unit, head or position of a place that was read is cut out on demand: `trace["conv3:12"]` works if `conv3` was read.
+    """
+
+    def __init__(
+        self,
+        found: dict[Site, Tensor],
+        modules: Mapping[str, nn.Module],
+        scores: ScoreKind,
+        class_index: Callable[[str | int, int], int],
+    ) -> None:
+        """A trace from whole tensors by site, as `Model.run` fills it."""
+        self._found = found
+        self._modules = modules
+        self._scores = scores
+        self._class_index = class_index
+
+    def __getitem__(self, site: "Site | str") -> Tensor:
+        """The activation at a place.
+
+        Raises:
+            BadOption: The place was not read.
+        """
+        site = Site.of(site)
+        if site.whole not in self._found:
+            read = ", ".join(map(str, self._found)) or "nothing"
+            raise BadOption(f"{site} was not read in this run (read: {read}); add it to read=[...].")
+        whole = self._found[site.whole]
+        return whole if site.is_whole else whole[site.index(whole, self._modules.get(site.module))]
+
+    def __iter__(self) -> Iterator[Site]:
+        """The places that were read."""
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        """How many places were read."""
+        return len(self._found)
+
+    @property
+    def output(self) -> Tensor:
+        """The model's output tensor: logits for most classifiers."""
+        return self[OUTPUT]
+
+    @property
+    def probabilities(self) -> Tensor:
+        """Class probabilities, (n, classes): a softmax of logits, or the sigmoid of a single logit for two classes.
+
+        Raises:
+            NotPossible: The model gives values that are neither logits nor probabilities.
+        """
+        if self._scores == "values":
+            raise NotPossible("this model gives values, not class scores; use logit(k) for its k-th output.")
+        out = self.scores
+        return out if self._scores == "probabilities" else torch.softmax(out, dim=1)
+
+    @property
+    def log_probabilities(self) -> Tensor:
+        """Logarithms of the class probabilities, (n, classes)."""
+        if self._scores == "logits":
+            return torch.log_softmax(self.scores, dim=1)
+        return self.probabilities.clamp_min(torch.finfo(self.output.dtype).tiny).log()
+
+    @property
+    def scores(self) -> Tensor:
+        """The output as (n, classes), one column added where the model gives one number for each input."""
+        out = self.output
+        if out.ndim == 1:
+            return out[:, None]
+        if out.ndim != 2:
+            raise BadShape(
+                f"expected an output (n, classes); got {tuple(out.shape)}. Name one number of it with a unit target, such as unit('output:3@5,6')."
+            )
+        return out
+
+    def class_index(self, name: "str | int") -> int:
+        """The column of a class, checked against the width of the output."""
+        return self._class_index(name, self.scores.shape[1])
+
+    def module(self, site: Site) -> nn.Module | None:
+        """The module behind a place, if it is one."""
+        return self._modules.get(site.module)

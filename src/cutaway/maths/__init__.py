@@ -1,0 +1,1 @@
+"""Numbers without networks: statistics, sampling, linear algebra."""
