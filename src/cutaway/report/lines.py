@@ -1,0 +1,51 @@
+"""The Python lines and the shell line that make a result again."""
+
+import shlex
+from typing import Any
+
+from cutaway.core.result import Provenance
+
+
+def python_line(made: Provenance) -> str:
+    """Python that makes the result again; a name that provenance does not know stays a placeholder."""
+    if not made.method:
+        return ""
+    model = f"cutaway.load({made.model!r})" if made.model else "..."
+    x = f"cutaway.data({made.input!r})" if made.input else "..."
+    arguments = [repr(made.method), "model", "x"]
+    arguments += [f"target={made.target!r}"] if made.target else []
+    arguments += [f"{name}={value!r}" for name, value in _options(made).items()]
+    arguments += [f"seed={made.seed}"] if made.seed is not None and "seed" not in made.options else []
+    return f"import cutaway\n\nmodel = {model}\nx = {x}\nresult = cutaway.run({', '.join(arguments)})"
+
+
+def shell_line(made: Provenance) -> str:
+    """The same for a shell."""
+    if not made.method:
+        return ""
+    words = ["cutaway", "run", made.method]
+    words += ["--model", made.model] if made.model else []
+    words += ["--x", made.input] if made.input else []
+    words += ["--target", made.target] if made.target else []
+    for name, value in _options(made).items():
+        words += _option(name, value)
+    words += ["--seed", str(made.seed)] if made.seed is not None and "seed" not in made.options else []
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _options(made: Provenance) -> dict[str, Any]:
+    """The options as `cutaway.run` takes them; an examined explanation is named by the method that made it."""
+    options = dict(made.options)
+    if "attribution" in options:
+        # Its provenance reads "method(options) fingerprint".
+        options["attribution"] = str(options["attribution"]).partition("(")[0]
+    return options
+
+
+def _option(name: str, value: object) -> list[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    if isinstance(value, list | tuple):
+        return [f"--{flag}", ",".join(map(str, value))]
+    return [] if value is None else [f"--{flag}", str(value)]

@@ -1,0 +1,240 @@
+"""What the templates show of a result: for each shape one small dictionary with a `kind`."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cutaway.core.result import Attribution, Curve, Matrix, Pictures, Points, Ranking, Result, Scores, Table
+from cutaway.plot import attribution, bars, describe, heat, png_bytes, scores, table, tokens
+from cutaway.plot.notebook import STATUS, data_uri
+from cutaway.plot.style import number
+from cutaway.report import charts
+from cutaway.report.lines import python_line, shell_line
+
+View = dict[str, Any]
+
+MOST_PIXELS = 448
+TINY = 64  # a picture of at most so many pixels is shown with sharp pixels
+MOST_INPUTS = 8
+MOST_ROWS = 500
+MOST_BARS = 20
+
+
+def section(result: Result, number_: int = 0) -> View:
+    """A whole result: drawing, checks, provenance and the lines that make it."""
+    made = result.provenance
+    return {
+        "id": f"result-{number_}",
+        "title": result.title or made.method.replace("_", " ") or type(result).__name__,
+        "shape": type(result).__name__,
+        "drawing": drawing(result),
+        "checks": checks(result),
+        "made": made_of(result),
+        "python": python_line(made),
+        "shell": shell_line(made),
+    }
+
+
+def drawing(result: Result) -> View:
+    """The drawing of a result of any shape; one without a view of its own is shown as matplotlib draws it."""
+    for shape in type(result).__mro__:
+        if shape in _VIEWS:
+            view = _VIEWS[shape](result)
+            break
+    else:
+        view = _figure(result)
+    return {"alt": describe(result), **view}
+
+
+def checks(result: Result) -> list[View]:
+    """Checks with an icon and a word for their status."""
+    return [{"name": name.replace("_", " "), "text": str(c), **status(c.status)} for name, c in result.checks.items()]
+
+
+def status(name: str) -> View:
+    """Icon, word and style of a status."""
+    icon, word = STATUS.get(name, ("•", name))
+    return {"icon": icon, "word": word, "status": name}
+
+
+def made_of(result: Result) -> list[tuple[str, str]]:
+    """Provenance as pairs of a name and a value; what is unknown is left out."""
+    made = result.provenance
+    rows: list[tuple[str, Any]] = [
+        ("method", made.method),
+        ("options", ", ".join(f"{k}={v}" for k, v in made.options.items())),
+        ("model", made.model),
+        ("weights (SHA-256)", made.model_fingerprint),
+        ("input", made.input),
+        ("input (SHA-256)", made.input_fingerprint),
+        ("target", made.target),
+        ("seed", "" if made.seed is None else made.seed),
+        ("cost", cost_of(result)),
+        ("versions", ", ".join(f"{k} {v}" for k, v in made.versions.items())),
+        ("made at", made.created),
+    ]
+    return [(name, str(value)) for name, value in rows if str(value)]
+
+
+def cost_of(result: Result) -> str:
+    """Passes and seconds in words."""
+    cost = result.provenance.cost
+    if not (cost.forwards or cost.backwards or cost.seconds):
+        return ""
+    return f"{cost.forwards:,} forward and {cost.backwards:,} backward passes of one example, {number(cost.seconds)} s"
+
+
+def map_view(result: Attribution, i: int = 0) -> View:
+    """One map: the film of colours, the grey photo under it, and its scale in numbers and words."""
+    values, scale = attribution.per_place(result, i), attribution.scale_for(result, i)
+    shown, block = heat.smaller(values[None], MOST_PIXELS)
+    film = heat.indexed_png(heat.levels(shown[0], scale), scale.signed)
+    has_photo = result.input.ndim == 4
+    cells = has_photo and values.shape != result.input.shape[-2:]
+    notes = [scale.text]
+    notes += [f"cells {values.shape[0]} × {values.shape[1]} at {result.wrt}"] if cells else []
+    notes += [f"shown as means of {block} × {block} pixels"] if block > 1 else []
+    upper, lower = heat.ends(result)
+    return {
+        "film": data_uri(film),
+        "ground": photo_uri(result.input[i], grey=True) if has_photo else "",
+        "photo": photo_uri(result.input[i]) if has_photo else "",
+        "tiny": has_photo and max(result.input.shape[-2:]) <= TINY,
+        "upper": upper,
+        "lower": lower,
+        "signed": scale.signed,
+        "low": number(-scale.limit) if scale.signed else "0",
+        "high": number(scale.limit),
+        "unit": scale.unit,
+        "note": "; ".join(notes),
+        "score": number(float(result.score[i])) if len(result.score) > i else "",
+    }
+
+
+def photo_uri(image: Tensor, *, grey: bool = False) -> str:
+    """A picture as a data address: JPEG for photos, PNG for tiny pictures whose pixels should stay exact."""
+    pixels = heat.photo(image)
+    picture = Image.fromarray(heat.grey(pixels) if grey else pixels)
+    if max(picture.size) > MOST_PIXELS:
+        picture.thumbnail((MOST_PIXELS, MOST_PIXELS))
+    tiny = max(picture.size) <= TINY
+    with io.BytesIO() as file:
+        picture.save(file, "PNG" if tiny else "JPEG", **({} if tiny else {"quality": 85}))
+        return data_uri(file.getvalue(), "image/png" if tiny else "image/jpeg")
+
+
+def curve_view(result: Curve) -> View:
+    """A chart and its legend with the summaries."""
+    better = f"{result.better} is better" if result.better else ""
+    legend = [
+        {
+            "swatch": charts.swatch(i),
+            "name": name.replace("_", " "),
+            "value": number(result.summary[name]) if name in result.summary else "",
+        }
+        for i, name in enumerate(result.y)
+    ]
+    title = ", ".join(filter(None, [result.summary_label, better]))
+    svg = charts.curve(result, describe(result))
+    return {"kind": "curve", "svg": svg, "legend": legend, "legend_title": title, "y_label": result.y_label}
+
+
+def _attribution(result: Attribution) -> View:
+    kind = attribution.kind_of(result)
+    if kind == "image":
+        return {"kind": "maps", "maps": [map_view(result, i) for i in range(min(len(result.values), MOST_INPUTS))]}
+    if kind == "tokens":
+        texts = [tokens.marked(result, i) for i in range(min(len(result.tokens), MOST_INPUTS))]
+        return {"kind": "tokens", "texts": texts, "legend": tokens.legend(result), "values": _token_table(result)}
+    upper, lower = heat.ends(result)
+    groups = [_bars(result, i) for i in range(min(len(result.values), MOST_INPUTS))]
+    return {"kind": "bars", "groups": groups, "unit": result.unit, "upper": upper, "lower": lower}
+
+
+def _bars(result: Attribution, i: int) -> View:
+    values, names = attribution.per_place(result, i), bars.names(result, i)
+    most = float(values.abs().max()) or 1.0 if len(values) else 1.0
+    order = values.abs().argsort(descending=True, stable=True)[:MOST_BARS].tolist()
+    rows = [(names[j], charts.two_sided_bar(float(values[j]) / most), number(float(values[j]))) for j in order]
+    return {"rows": rows, "left_out": len(values) - len(rows)}
+
+
+def _token_table(result: Attribution) -> View:
+    rows = [
+        [i + 1, j + 1, token, float(value)]
+        for i in range(min(len(result.tokens), MOST_INPUTS))
+        for j, (token, value) in enumerate(zip(result.tokens[i], tokens.per_token(result, i).tolist(), strict=False))
+    ]
+    return table_view(Table(columns=["text", "place", "token", f"value ({result.unit})"], rows=rows))
+
+
+def table_view(result: Table) -> View:
+    """Cells as text with the value that they sort by."""
+    numeric = [all(_is_number(row[j]) for row in result.rows) for j in range(len(result.columns))]
+    rows = [[_cell(value, right) for value, right in zip(row, numeric, strict=True)] for row in result.rows[:MOST_ROWS]]
+    return {"kind": "table", "columns": result.columns, "rows": rows, "left_out": len(result.rows) - len(rows)}
+
+
+def _cell(value: Any, right: bool) -> View:
+    return {"text": table.cell(value), "right": right, "sort": value if right and value is not None else ""}
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _scores(result: Scores) -> View:
+    values = result.values.detach().cpu().double()
+    every = torch.cat([values, result.low.double().flatten(), result.high.double().flatten()])
+    every = every[every.isfinite()]
+    ends = (min(float(every.min()), 0.0), float(every.max())) if len(every) else (0.0, 1.0)
+    known = len(result.low) == len(values) == len(result.high)
+    rows = []
+    for i, name in enumerate(result.names):
+        value = float(values[i])
+        low, high = (float(result.low[i]), float(result.high[i])) if known else (value, value)
+        drawn = charts.interval(value, low, high, ends)
+        rows.append((name.replace("_", " "), drawn, scores.text_of(result, i)))
+    better = f"{result.better} is better" if result.better else ""
+    return {"kind": "scores", "rows": rows, "note": ", ".join(filter(None, [result.unit, better]))}
+
+
+def _ranking(result: Ranking) -> View:
+    values = result.values.detach().cpu().double()[:MOST_BARS]
+    most = float(values.abs().max()) or 1.0 if len(values) else 1.0
+    pairs = zip(result.names, values.tolist(), strict=False)
+    rows = [(name, charts.bar(abs(value) / most), number(value)) for name, value in pairs]
+    note = ", ".join(filter(None, [result.unit, f"at {result.site}" if result.site else ""]))
+    return {"kind": "ranking", "rows": rows, "note": note, "left_out": len(result.names) - len(rows)}
+
+
+def _pictures(result: Pictures) -> View:
+    shown = list(zip(result.images, result.captions, strict=True))
+    tiny = max(result.images.shape[-2:], default=0) <= TINY
+    return {"kind": "pictures", "pictures": [(photo_uri(image), text) for image, text in shown], "tiny": tiny}
+
+
+def _figure(result: Result) -> View:
+    return {"kind": "figure", "light": _small_png(result, "light"), "dark": _small_png(result, "dark")}
+
+
+def _small_png(result: Result, theme: str) -> str:
+    with Image.open(io.BytesIO(png_bytes(result, theme=theme))) as picture, io.BytesIO() as file:
+        picture.convert("RGB").quantize(192, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
+        return data_uri(file.getvalue())
+
+
+_VIEWS: dict[type, Callable[[Any], View]] = {
+    Attribution: _attribution,
+    Curve: curve_view,
+    Table: table_view,
+    Scores: _scores,
+    Ranking: _ranking,
+    Pictures: _pictures,
+    Matrix: _figure,
+    Points: _figure,
+}
