@@ -1,0 +1,164 @@
+"""Recipes of our own models: the same seed gives the same weights on the same machine.
+
+Training uses one thread, since sums over several threads differ in the last digit, and touches no global random state.
+The data, the architecture and the numbers of a recipe are in the code, so `cutaway train NAME` makes the shipped
+weights again.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cutaway.core.dataset import Examples
+from cutaway.core.errors import BadOption, unknown_name
+from cutaway.core.model import Model
+from cutaway.core.progress import track
+from cutaway.core.space import Space
+from cutaway.store.atomic import SHARED, write_bytes
+from cutaway.zoo.checkpoints import fill, read_state
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one of our models is trained.
+
+    Attributes:
+        name: Of the model.
+        build: The network with fresh weights, drawn from torch's global stream.
+        train, test: The data.
+        space, classes: Of the model.
+        epochs, batch: Passes over the training data, and how many examples a step sees.
+        rate: Highest learning rate; it rises and falls once (one-cycle, AdamW).
+        varied: A random change of the inputs that keeps the label true.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    train: Callable[[], Examples]
+    test: Callable[[], Examples]
+    space: Space
+    classes: tuple[str, ...]
+    epochs: int
+    rate: float
+    varied: Callable[[Tensor, torch.Generator], Tensor]
+    batch: int = 64
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A freshly trained model: its network in eval mode, the accuracy on test data, and how it was trained."""
+
+    recipe: Recipe
+    module: nn.Module
+    accuracy: float
+    seed: int
+    epochs: int
+
+    def save(self, path: str | Path) -> Path:
+        """Write the weights, with recipe, seed and accuracy in the file's metadata; whole or not at all."""
+        about = {
+            "model": self.recipe.name,
+            "seed": self.seed,
+            "epochs": self.epochs,
+            "accuracy": round(self.accuracy, 4),
+        }
+        # One entry: safetensors writes several in an order that changes from run to run.
+        data = safetensors.torch.save(dict(self.module.state_dict()), {"cutaway": json.dumps(about, sort_keys=True)})
+        return write_bytes(path, data, ours=b'"cutaway"', mode=SHARED)
+
+
+def train(name: str, *, seed: int = 0, epochs: int | None = None) -> Trained:
+    """Train one of our models from its recipe.
+
+    Args:
+        name: The model, such as "shapes-cnn".
+        seed: Of the first weights and the order of the examples.
+        epochs: Passes over the training data; the recipe's own number by default.
+    """
+    recipe = recipe_of(name)
+    if epochs is not None and epochs < 1:
+        raise BadOption(f"expected epochs of 1 or more; got {epochs}.")
+    epochs = recipe.epochs if epochs is None else epochs
+    data, test = recipe.train(), recipe.test()
+    with _alone(seed):
+        module = recipe.build()
+        _fit(recipe, module, data, torch.Generator().manual_seed(seed), epochs)
+        return Trained(recipe, module, accuracy(module, recipe.space, test), seed, epochs)
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of one of our models."""
+    from cutaway.zoo.entries import catalogue
+
+    recipes = {entry.name: entry.recipe for entry in catalogue().values() if entry.recipe}
+    if name not in recipes:
+        raise unknown_name("recipe", name, recipes, "Only cutaway's own models can be trained.")
+    return recipes[name]
+
+
+def trained(recipe: Recipe, *, weights: str | Path | None = None) -> Model:
+    """The model of a recipe with its shipped weights, or with others.
+
+    Args:
+        recipe: Of the model.
+        weights: A file that `cutaway train` wrote.
+    """
+    module = recipe.build()
+    if weights is not None:
+        fill(module, read_state(weights), str(weights))
+    else:
+        with as_file(files("cutaway.zoo") / "weights" / f"{recipe.name}.safetensors") as path:
+            fill(module, read_state(path), path.name)
+    return Model(module.eval(), recipe.space, classes=recipe.classes, name=recipe.name)
+
+
+@torch.no_grad()
+def accuracy(module: nn.Module, space: Space, data: Examples) -> float:
+    """Share of the examples whose highest logit is their label."""
+    assert data.labels is not None
+    module.eval()
+    right = [
+        module(space.normalised(x)).argmax(1) == y for x, y in zip(data.x.split(64), data.labels.split(64), strict=True)
+    ]
+    return float(torch.cat(right).float().mean())
+
+
+def _fit(recipe: Recipe, module: nn.Module, data: Examples, generator: torch.Generator, epochs: int) -> None:
+    assert data.labels is not None
+    steps = epochs * (len(data) // recipe.batch)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
+    module.train()
+    for rows in track(_batches(len(data), recipe.batch, epochs, generator), f"training {recipe.name}", total=steps):
+        x = recipe.space.normalised(recipe.varied(data.x[rows], generator))
+        loss = functional.cross_entropy(module(x), data.labels[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
+def _batches(count: int, batch: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
+    for _ in range(epochs):
+        yield from torch.randperm(count, generator=generator)[: count - count % batch].split(batch)
+
+
+@contextmanager
+def _alone(seed: int) -> Iterator[None]:
+    """One thread and an own stream of random numbers; what was before comes back."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
