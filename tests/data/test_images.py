@@ -349,3 +349,9 @@ class TestFitting:
     def test_a_space_that_cannot_show_it_is_refused(self, space):
         with pytest.raises(CutawayError):
             load(gradient(), space=space)
+
+
+@pytest.mark.parametrize("height", [255, 256, 257, 341, 383])
+def test_every_size_fills_the_frame_whatever_the_rounding(height):
+    for width in range(256, 420, 7):
+        assert read(np.zeros((height, width, 3), dtype=np.uint8)).fitted().shape == (3, 224, 224)

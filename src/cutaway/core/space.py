@@ -22,6 +22,7 @@ class Space:
         low, high: Bounds of an entry, in input units. An image in [0, 1] has 0 and 1.
         mean, std: The network sees (x - mean) / std, channel by channel. Length 1 or the number of channels.
         names: Column names, for rows.
+        crop: Share of a photo's shorter side that the model is used to see: the middle of it.
     """
 
     kind: Kind
@@ -31,12 +32,16 @@ class Space:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     names: tuple[str, ...] = ()
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise BadOption(f"expected low < high as bounds of the input; got {self.low} and {self.high}.")
         if any(s <= 0 for s in self.std):
             raise BadOption(f"expected positive standard deviations; got std={self.std}.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.shape[0]):
+                raise BadOption(f"expected 1 or {self.shape[0]} numbers as {name}; got {len(values)}.")
 
     @property
     def range(self) -> float:
@@ -68,6 +73,7 @@ def images(
     std: float | Sequence[float] = 1.0,
     low: float = 0.0,
     high: float = 1.0,
+    crop: float = 1.0,
 ) -> Space:
     """The space of images (n, channels, height, width) with entries in [low, high].
 
@@ -76,9 +82,15 @@ def images(
         channels: 3 for colour, 1 for grey.
         mean, std: The network's own normalisation, in input units, one number or one per channel.
         low, high: Bounds of a pixel.
+        crop: Share of a photo's shorter side that is kept when it is brought to this size; 224/256 for many networks.
+
+    Raises:
+        BadOption: A share outside (0, 1].
     """
+    if not 0 < crop <= 1:
+        raise BadOption(f"expected crop as a share above 0 and up to 1; got {crop:g}.")
     height, width = (size, size) if isinstance(size, int) else size
-    return Space("image", (channels, height, width), low, high, _floats(mean), _floats(std))
+    return Space("image", (channels, height, width), low, high, _floats(mean), _floats(std), crop=crop)
 
 
 def tokens(length: int | None = None) -> Space:

