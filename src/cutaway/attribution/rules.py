@@ -1,0 +1,192 @@
+"""Gradients with another backward pass at every rectifier: guided backpropagation and the deconvnet.
+
+Both let only the positive part of the incoming signal through. Guided backpropagation also multiplies by the
+rectifier's own slope, the deconvnet does not. Everything else differentiates as usual; max pooling sends the signal to
+the maximum.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.attribution.rectifiers import FAMILY, SMOOTH, rectified
+from cutaway.core.batch import Batch
+from cutaway.core.checks import Check
+from cutaway.core.errors import NotPossible
+from cutaway.core.method import method
+from cutaway.core.model import Model
+from cutaway.core.operations import Call, Operation, Rules
+from cutaway.core.result import Attribution
+from cutaway.core.site import INPUT, Site
+from cutaway.core.target import Target
+
+# One call that hides rectifiers which no rule can reach.
+_OPAQUE = ("rnn_relu",)
+
+
+@method(paper="springenberg2015", laws={"batch_independent", "dummy"}, needs={"gradient", "relu_family"})
+def guided_backprop(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT) -> Attribution:
+    """The gradient along paths on which every rectifier was active and every signal positive.
+
+    At each rectifier y = r(x):   signal_x = max(signal_y, 0) * r'(x)
+
+    One forward and one backward pass for each input.
+
+    Args:
+        wrt: Where to attribute.
+
+    Returns:
+        Modified slopes, shaped like the activation at `wrt`. Their sum has no meaning.
+
+    Source: Springenberg et al. 2015, section 3.4. Differs: for every operation of the ReLU family, by its own slope.
+    """
+    return _ruled(model, x, target, wrt, _guided, "guided_backprop")
+
+
+@method(paper="zeiler2014", laws={"batch_independent", "dummy"}, needs={"gradient", "relu_family"})
+def deconvnet(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT) -> Attribution:
+    """The network run backwards with a rectifier at every rectifier: a picture that a unit's filters would paint.
+
+    At each rectifier y = r(x):   signal_x = max(signal_y, 0)
+
+    One forward and one backward pass for each input.
+
+    Args:
+        wrt: Where to attribute.
+
+    Returns:
+        Modified slopes, shaped like the activation at `wrt`. Their sum has no meaning.
+
+    Source: Zeiler and Fergus 2014, section 2.1. Differs: biases play no part and normalisation layers use their own
+    slope.
+    """
+    return _ruled(model, x, target, wrt, _straight, "deconvnet")
+
+
+# From what goes into a rectifier, how to run it, and whom to tell when a signal comes back, to what comes out of it.
+Treatment = Callable[[Tensor, Callable[[], Tensor], Callable[[], None]], Tensor]
+
+
+class _Seen:
+    """What the rules met. Forwards are told apart by the model's own count, since a batch may take several.
+
+    Attributes:
+        met: Rectifiers that ran.
+        opaque: Calls with rectifiers inside that no rule can reach.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._treated: dict[int, list[Operation]] = defaultdict(list)
+        self.met: set[Operation] = set()
+        self.opaque: set[Operation] = set()
+
+    def passed(self, operation: Operation) -> None:
+        """A signal came back through a rectifier. Those after the target never see one."""
+        self._treated[self._model.spent["forwards"]].append(operation)
+
+    @property
+    def treated(self) -> list[Operation]:
+        """The operations that a signal passed, for the last forward."""
+        return self._treated[max(self._treated)] if self._treated else []
+
+
+def _ruled(model: Model, x: Batch, target: Target, wrt: Site, treatment: Treatment, name: str) -> Attribution:
+    """The gradient under a treatment of the rectifiers."""
+    seen = _Seen(model)
+    rule = _rule(treatment, seen)
+    rules: Rules = dict.fromkeys((*FAMILY, *_OPAQUE), rule)
+    score, _, slope = model.gradient(x, target, wrt=wrt, rules=rules)
+    if not seen.met and not seen.opaque:
+        _refuse_without_rectifiers(model, x, name)
+    return Attribution(
+        values=slope,
+        target=str(target),
+        wrt=str(wrt),
+        unit="modified slope",
+        score=score,
+        checks=_checks(seen, target, wrt),
+    )
+
+
+def _rule(treatment: Treatment, seen: _Seen) -> Callable[[Call], Any]:
+    def rule(call: Call) -> Any:
+        if call.name in _OPAQUE:
+            seen.opaque.add(Operation(call.name, call.site))
+            return NotImplemented
+        found = rectified(call)
+        if found is None:
+            return NotImplemented
+        operation = Operation(found.name, call.site)
+        seen.met.add(operation)
+        if not found.x.requires_grad:
+            return NotImplemented
+        return call.deliver(treatment(found.x, found.run, lambda: seen.passed(operation)))
+
+    return rule
+
+
+def _guided(x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
+    y = run()
+
+    def positive(signal: Tensor) -> Tensor:
+        passed()
+        return signal.clamp(min=0)
+
+    y.register_hook(positive)
+    return y
+
+
+def _straight(x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
+    return _PositivePassed.apply(x, run, passed)
+
+
+class _PositivePassed(torch.autograd.Function):
+    """Any function of x whose backward passes the positive part of the signal unchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
+        ctx.passed = passed
+        return run()
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None]:
+        ctx.passed()
+        return signal.clamp(min=0), None, None
+
+
+def _refuse_without_rectifiers(model: Model, x: Batch, name: str) -> None:
+    """A target before the first rectifier is fine; a network without any is not.
+
+    Raises:
+        NotPossible: No operation of the family was met in a whole forward.
+    """
+    met = Counter(operation.name for operation in model.census(x))
+    if not any(kind in FAMILY and FAMILY[kind] for kind in met):
+        raise NotPossible(
+            f"{name} changes the backward pass of rectifiers (ReLU and its kin), and {model.name} has none; it has "
+            f"{', '.join(sorted(met))}. Use integrated_gradients or smoothgrad."
+        )
+
+
+def _checks(seen: _Seen, target: Target, wrt: Site) -> dict[str, Check]:
+    treated = Counter(operation.name for operation in seen.treated)
+    count = sum(treated.values())
+    if not treated:
+        text = f"No rectifier lies between {wrt} and {target}, so this is the plain gradient."
+        checks = {"rectifiers": Check(text, "note", 0.0)}
+    else:
+        listed = ", ".join(f"{name} {times} times" if times > 1 else name for name, times in sorted(treated.items()))
+        text = f"{count} operations were treated as rectifiers: {listed}. All others differentiate as usual."
+        checks = {"rectifiers": Check(text, "ok", float(count))}
+    if smooth := sorted(set(treated) & SMOOTH):
+        text = "is smooth" if len(smooth) == 1 else "are smooth"
+        text = f"The method is defined for ReLU; {', '.join(smooth)} {text}, so the slope stands for the switch."
+        checks["smooth"] = Check(text, "warn")
+    if seen.opaque:
+        where = ", ".join(sorted(f"{o.name} in {o.site or 'the network'}" for o in seen.opaque))
+        checks["opaque"] = Check(f"Rectifiers inside {where} could not be treated and differentiate as usual.", "warn")
+    return checks
