@@ -63,7 +63,9 @@ def select(value: Any, part: tuple[str, ...], what: str) -> Tensor:
         if len(floating) == 1:
             return next(iter(floating.values()))
         if not floating:
-            raise NotPossible(f"{what} gave {type(value).__name__} without a floating-point tensor; choose another place.")
+            raise NotPossible(
+                f"{what} gave {type(value).__name__} without a floating-point tensor; choose another place."
+            )
         raise BadShape(f"{what} gave {len(floating)} tensors; say which: {_choices(floating, what)}.")
     raise BadShape(f"no part {'/'.join(part)!r} in what {what} gave; there are: {_choices(found, what)}.")
 
@@ -78,7 +80,8 @@ def replaced(value: Any, part: tuple[str, ...], new: Tensor) -> Any:
     key, rest = part[0], part[1:]
     if isinstance(value, dict):
         real = next(k for k in value if str(k) == key)
-        # A model output of a library is a dict with constructor checks; fill a shallow copy instead of building a new one.
+        # A model output of a library is a dict with constructor checks; fill a shallow copy instead of building a new
+        # one.
         copy = value.copy() if type(value) is dict else type(value)(**value)
         copy[real] = replaced(value[real], rest, new)
         return copy

@@ -36,6 +36,11 @@ class Paper:
         who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
         return f"{who} {self.year}"
 
+    @property
+    def citation(self) -> str:
+        """The citation in full, for a list of papers."""
+        return f"{', '.join(self.authors)}. {self.title}. {self.year}. {self.url}"
+
     def as_json(self) -> dict[str, object]:
         """The paper as data, for the catalogue and the report."""
         return {"key": self.key, "authors": list(self.authors), "title": self.title, "year": self.year, "url": self.url}

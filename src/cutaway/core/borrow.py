@@ -1,13 +1,14 @@
 """Borrow a network, do not own it: whatever happens inside, it comes back as it was."""
 
 import random
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cutaway.core.errors import NotPossible
 
@@ -16,62 +17,85 @@ from cutaway.core.errors import NotPossible
 def borrowed(module: nn.Module) -> Iterator[None]:
     """Evaluate in eval mode with frozen parameters, then restore everything, also after an error or an interrupt.
 
-    Restored: training flags, `requires_grad`, buffers, attributes that a forward sets, the random state of torch, NumPy and
-    Python, and torch's switches. Inside, autograd works even if the caller is in `no_grad` or `inference_mode`, autocast is
-    off, and the fused encoder path, which hides its operations, is off.
+    Restored: training flags, `requires_grad`, buffers, attributes that a forward sets or fills (hooks, lists and plain
+    tensors too), the random state of torch, NumPy and Python, and torch's switches. Inside, autograd works even if the
+    caller is in `no_grad` or `inference_mode`; autocast, compiled calls and the fused encoder path, which hides its
+    operations, are off.
 
     Raises:
         NotPossible: A forward wrote into a parameter, which cannot be undone.
     """
-    before = _Snapshot(module)
     with ExitStack() as switches:
         switches.enter_context(torch.inference_mode(False))
+        before = _Snapshot(module)
         switches.enter_context(torch.enable_grad())
-        for device in {"cpu", *(p.device.type for p in module.parameters())}:
+        for device in {"cpu", *(p.device.type for _, p, *_ in before.parameters)}:
             switches.enter_context(torch.autocast(device, enabled=False))
         switches.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             module.eval()
-            for parameter in module.parameters():
-                parameter.requires_grad_(False)
+            for part, attributes in before.attributes:
+                if attributes.get("_compiled_call_impl") is not None:
+                    part._compiled_call_impl = None  # hooks and modes do not reach into compiled code
+            for _, parameter, *_ in before.parameters:
+                if not parameter.is_inference():
+                    parameter.requires_grad_(False)
             yield
         finally:
             before.restore()
         before.verify()
 
 
+def _version(p: nn.Parameter) -> int:
+    return 0 if p.is_inference() else p._version  # made in inference mode: there is no counter
+
+
+_CONTAINERS = (dict, list, set, OrderedDict, defaultdict, Counter, deque)
+
+
 class _Snapshot:
     """What a forward or a method might change."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.attributes = [(m, dict(m.__dict__)) for m in module.modules()]
-        self.parameters = [(name, p, p.requires_grad, p.grad, p._version) for name, p in module.named_parameters()]
-        self.buffers = [
-            (m, name, b, b._version, b.detach().clone())
-            for m in module.modules()
-            for name, b in m._buffers.items()
-            if b is not None
+        modules = list(module.named_modules())
+        self.attributes = [(m, m.__dict__.copy()) for _, m in modules]
+        held = [value for _, attributes in self.attributes for value in attributes.values()]
+        # Hooks, submodules and a user's own caches live in such containers.
+        self.containers: list[Any] = [(v, v.copy()) for v in held if type(v) in _CONTAINERS]
+        self.tensors = [(t, t.detach().clone()) for t in held if isinstance(t, Tensor)]
+        self.tensors += [(b, b.detach().clone()) for _, m in modules for b in m._buffers.values() if b is not None]
+        self.parameters = [
+            (f"{path}.{name}", p, p.requires_grad, p.grad, _version(p))
+            for path, m in modules
+            for name, p in m._parameters.items()
+            if p is not None
         ]
         self.random: list[Any] = [torch.get_rng_state(), np.random.get_state(), random.getstate()]  # noqa: NPY002 the caller's legacy state is what must survive
-        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self.cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]  # torch has no annotation here
 
     def restore(self) -> None:
         """Put everything back."""
         for module, attributes in self.attributes:
-            for name in set(module.__dict__) - set(attributes):
-                del module.__dict__[name]
-            module.__dict__.update(attributes)
+            now = module.__dict__
+            for name in now.keys() - attributes.keys():
+                del now[name]
+            now.update(attributes)
+        for container, contents in self.containers:
+            if not container and not contents:
+                continue
+            container.clear()
+            (container.extend if isinstance(container, list | deque) else container.update)(contents)
         for _, p, required, grad, _ in self.parameters:
-            p.requires_grad_(required)
+            if not p.is_inference():  # which cannot be given back its flag, and has no gradients anyway
+                p.requires_grad_(required)
             p.grad = grad
-        for module, name, buffer, version, values in self.buffers:
-            module._buffers[name] = buffer
-            if buffer._version != version:
+        for tensor, values in self.tensors:
+            if not torch.equal(tensor, values):  # and not by its version, which `.data` goes around
                 with torch.no_grad():
-                    buffer.copy_(values)
+                    tensor.copy_(values)
         torch.set_rng_state(self.random[0])
-        np.random.set_state(self.random[1])  # noqa: NPY002 see above
+        np.random.set_state(self.random[1])  # noqa: NPY002 the legacy state, as above
         random.setstate(self.random[2])
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
@@ -79,8 +103,8 @@ class _Snapshot:
     def verify(self) -> None:
         """Refuse to go on with a network that was changed for good."""
         for name, p, _, _, version in self.parameters:
-            if p._version != version:
+            if _version(p) != version:
                 raise NotPossible(
-                    f"the forward of this network writes into its parameter {name!r}, which cannot be undone; make it a buffer."
+                    f"the forward of this network writes into its parameter {name!r}, which cannot be undone; "
+                    "make it a buffer."
                 )
-

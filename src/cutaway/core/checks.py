@@ -5,6 +5,12 @@ from typing import Any, Literal
 Status = Literal["ok", "note", "warn", "fail"]
 
 
+def shortest(number: float) -> str:
+    """A number as the shortest text that reads back to it: 0.5, 5, 0.123456789."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
+
+
 class Check(str):
     """A plain sentence, with a status and the number behind it.
 

@@ -15,8 +15,8 @@ from cutaway.core.space import Space
 def admitted(x: Any, space: Space, *, dtype: torch.dtype, device: torch.device, tokenizer: Any = None) -> Batch:
     """A batch that the model can run, from whatever the user has.
 
-    Tensors, NumPy arrays, `Examples`, texts (with a tokenizer) and dictionaries of tensors are taken. The caller's memory is
-    never written to.
+    Tensors, NumPy arrays, `Examples`, texts (with a tokenizer) and dictionaries of tensors are taken. The caller's
+    memory is never written to.
 
     Raises:
         BadShape: Wrong layout, type, range or content, with what to do about it.
@@ -26,7 +26,7 @@ def admitted(x: Any, space: Space, *, dtype: torch.dtype, device: torch.device, 
     if isinstance(x, str) or (isinstance(x, list | tuple) and x and all(isinstance(t, str) for t in x)):
         x = _tokenized([x] if isinstance(x, str) else list(x), tokenizer)
     if hasattr(x, "items"):
-        return {k: _placed(_tensor(v, space), dtype, device) for k, v in x.items()}
+        return _dictionary(x, space, dtype, device)
     tensor = _tensor(x, space)
     if space.kind == "tokens":
         return _token_ids(tensor, space).to(device)
@@ -43,12 +43,38 @@ def _tokenized(texts: list[str], tokenizer: Any) -> dict[str, Tensor]:
     return dict(tokenizer(texts, return_tensors="pt", padding=True, truncation=True))
 
 
+def _dictionary(x: Any, space: Space, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """Named tensors of one batch; the first is the input that is explained."""
+    batch = {k: _placed(_tensor(v, space), dtype, device) for k, v in x.items()}
+    if not batch or len({len(v) if v.ndim else -1 for v in batch.values()}) > 1:
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in batch.items())
+        raise BadShape(f"expected named tensors with one batch axis; got {shapes or 'none'}.")
+    first = next(iter(batch.values()))
+    if space.kind != "tokens":
+        _check_type(first, space)
+        _check_layout(first, space)
+        _check_values(first, space)
+        return batch
+    if not first.is_floating_point():
+        _token_ids(first, space)
+    mask = batch.get("attention_mask")
+    if mask is not None and mask.ndim == 2 and len(mask) and not bool(mask.any(1).all()):
+        row = int((~mask.bool().any(1)).nonzero()[0])
+        raise BadShape(f"expected text in every input; number {row} is empty or all padding.")
+    return batch
+
+
 def _tensor(x: Any, space: Space) -> Tensor:
     if isinstance(x, np.ndarray):
         if x.dtype == object:
-            raise BadShape(f"expected {space.describe()}; got an array of Python objects. Stack equal shapes: np.stack(list).")
+            raise BadShape(
+                f"expected {space.describe()}; got an array of Python objects. Stack equal shapes: np.stack(list)."
+            )
         # A copy: torch takes neither negative strides nor read-only memory, and must not share the caller's.
-        x = torch.from_numpy(np.array(x, order="C", copy=True))
+        try:
+            x = torch.from_numpy(np.array(x, order="C", copy=True, dtype=x.dtype.newbyteorder("=")))
+        except TypeError:
+            raise BadShape(f"expected {space.describe()} as numbers; got an array of {x.dtype}.") from None
     if not isinstance(x, Tensor):
         raise BadShape(f"expected {space.describe()} as a tensor or array; got {type(x).__name__}.")
     if x.is_sparse or x.is_quantized:
@@ -64,6 +90,8 @@ def _placed(x: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
 def _token_ids(x: Tensor, space: Space) -> Tensor:
     if x.is_floating_point() or x.ndim != 2:
         raise BadShape(f"expected {space.describe()} as integers; got {x.dtype} of shape {tuple(x.shape)}.")
+    if len(x) and not x.shape[1]:
+        raise BadShape("expected text in every input; got none: there is not one token.")
     if x.numel() and int(x.min()) < 0:
         raise BadShape(f"expected token ids from 0 up; got {int(x.min())}.")
     return x

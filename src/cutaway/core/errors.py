@@ -1,7 +1,7 @@
 """What can go wrong, in four kinds, each with a stable code.
 
-Every message says what was expected, what came, and what to do. The command line prints the message alone and exits with 2;
-a server sends `as_json()`.
+Every message says what was expected, what came, and what to do. The command line prints the message alone and exits
+with 2; a server sends `as_json()`.
 """
 
 import difflib
@@ -52,6 +52,7 @@ def unknown_name(kind: str, name: object, known: Iterable[str], more: str = "") 
         more: A closing sentence: where to find the whole list.
     """
     known = list(known)
+    shown = str(name) if len(str(name)) <= 80 else f"{str(name)[:80]}..."
     near = difflib.get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
     nearest = f"; nearest: {', '.join(near)}" if near else ""
-    return UnknownName(f"no {kind} {str(name)!r}{nearest}. {more}".strip())
+    return UnknownName(f"no {kind} {shown!r}{nearest}. {more}".strip())

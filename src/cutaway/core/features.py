@@ -15,7 +15,8 @@ class Features:
     """A partition of an input's entries into k players.
 
     Attributes:
-        ids: The player of each entry, 0 to k - 1. Shaped like one input without its channels: (h, w), (columns,), (tokens,).
+        ids: The player of each entry, 0 to k - 1. Shaped like one input without its channels: (h, w), (columns,),
+            (tokens,).
         names: One per player.
     """
 
@@ -25,7 +26,9 @@ class Features:
     def __post_init__(self) -> None:
         present = torch.unique(self.ids)
         if not torch.equal(present, torch.arange(len(self.names))):
-            raise BadShape(f"expected feature ids 0 to {len(self.names) - 1} without gaps; got {present.tolist()[:20]}.")
+            raise BadShape(
+                f"expected feature ids 0 to {len(self.names) - 1} without gaps; got {present.tolist()[:20]}."
+            )
 
     def __len__(self) -> int:
         """The number of players."""
@@ -55,7 +58,9 @@ def grid(height: int, width: int, *, cells: int) -> Features:
         BadOption: More cells than pixels.
     """
     if not 1 <= cells <= min(height, width):
-        raise BadOption(f"expected 1 to {min(height, width)} cells along a side of {height} x {width} pixels; got {cells}.")
+        raise BadOption(
+            f"expected 1 to {min(height, width)} cells along a side of {height} x {width} pixels; got {cells}."
+        )
     rows = torch.arange(height) * cells // height
     columns = torch.arange(width) * cells // width
     names = tuple(f"{r},{c}" for r in range(cells) for c in range(cells))

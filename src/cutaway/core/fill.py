@@ -12,6 +12,7 @@
 No fill is right: each hides one thing and shows another. A constant is blind to its own colour.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Union
@@ -20,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutaway.core.checks import shortest
 from cutaway.core.errors import BadOption, BadShape, unknown_name
 from cutaway.core.space import Space
 
@@ -56,7 +58,7 @@ class Fill:
         if isinstance(what, int | float):
             return constant(float(what))
         if callable(what):
-            return cls(getattr(what, "__name__", "function"), what, random=True)
+            return cls(f"given {getattr(what, '__name__', 'function')}", what, random=True)
         name, _, argument = what.partition(":")
         if name not in _FILLS:
             raise unknown_name("fill", name, _FILLS, f"All: {', '.join(_FILLS)}.")
@@ -72,11 +74,13 @@ class Fill:
         Raises:
             BadShape: The fill has another shape or leaves the input's bounds.
         """
-        filled = self.function(x, space, generator or torch.Generator().manual_seed(0)).to(x)
+        filled = torch.as_tensor(self.function(x, space, generator or torch.Generator().manual_seed(0))).to(x)
         try:
             return filled.expand_as(x)
         except RuntimeError:
-            raise BadShape(f"expected a fill of shape {tuple(x.shape)}; {self.text} gave {tuple(filled.shape)}.") from None
+            raise BadShape(
+                f"expected a fill of shape {tuple(x.shape)}; {self.text} gave {tuple(filled.shape)}."
+            ) from None
 
     def __str__(self) -> str:
         """The text form."""
@@ -112,19 +116,20 @@ def constant(*numbers: float) -> Fill:
     """One number everywhere, or one per channel."""
     if not numbers:
         raise BadOption("expected a number after 'constant:', such as constant:0.5; got none.")
-    text = "constant:" + ",".join(f"{number:g}" for number in numbers)
+    text = "constant:" + ",".join(map(shortest, numbers))
 
     def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
         if len(numbers) not in (1, x.shape[1]):
             raise BadShape(f"expected 1 or {x.shape[1]} numbers in {text!r}; got {len(numbers)}.")
-        return torch.tensor(numbers, dtype=x.dtype).view(1, -1, *[1] * (x.ndim - 2)).expand_as(x)
+        values = torch.tensor(numbers, dtype=x.dtype).view(1, -1, *[1] * (x.ndim - 2))
+        return _inside(values, x, space, text).expand_as(x)
 
     return Fill(text, function)
 
 
 def blur(sigma: float = 10.0) -> Fill:
     """The image under a Gaussian of `sigma` pixels, reflected at the border."""
-    if sigma <= 0:
+    if not sigma > 0:
         raise BadOption(f"expected a blur of more than 0 pixels; got {sigma:g}.")
 
     def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
@@ -132,7 +137,7 @@ def blur(sigma: float = 10.0) -> Fill:
             raise BadShape(f"expected images to blur; got shape {tuple(x.shape)}. Use another fill.")
         return gaussian_blur(x, sigma)
 
-    return Fill(f"blur:{sigma:g}", function)
+    return Fill(f"blur:{shortest(sigma)}", function)
 
 
 def noise() -> Fill:
@@ -146,12 +151,14 @@ def noise() -> Fill:
 
 def gaussian(share: float = 0.2) -> Fill:
     """The input plus normal noise of that share of the range, clipped to the allowed interval."""
+    if not share >= 0:
+        raise BadOption(f"expected noise of at least 0 of the range; got {share:g}.")
 
     def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
         step = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * share * space.range
         return (x + step).clamp(space.low, space.high)
 
-    return Fill(f"gaussian:{share:g}", function, random=True)
+    return Fill(f"gaussian:{shortest(share)}", function, random=True)
 
 
 def farthest() -> Fill:
@@ -170,12 +177,33 @@ def sample(examples: Tensor) -> Fill:
     def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
         return examples[torch.randint(len(examples), (len(x),), generator=generator)]
 
-    return Fill(f"sample of {len(examples)}", function, random=True)
+    return Fill(f"given sample of {len(examples)}", function, random=True)
 
 
 def given(values: Tensor) -> Fill:
     """Exactly these values, for one input or for each."""
-    return Fill("given", lambda x, space, generator: values.to(x) if values.ndim == x.ndim else values[None].to(x))
+
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        rows = values if values.ndim == x.ndim else values[None]
+        return _inside(rows.to(x), x, space, "given")
+
+    return Fill("given", function)
+
+
+def _inside(values: Tensor, x: Tensor, space: Space, text: str) -> Tensor:
+    """The values, if they are finite and, where `x` is an input and no inner activation, inside the input's bounds."""
+    sizes = x.shape[1:]
+    is_input = len(space.shape) == len(sizes) and all(s in (None, n) for s, n in zip(space.shape, sizes, strict=True))
+    low, high = float(values.min()), float(values.max())
+    slack = 1e-4 * space.range
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise BadShape(f"expected finite numbers in the fill {text!r}; got {low:g} to {high:g}.")
+    if is_input and space.kind in ("image", "row") and not (space.low - slack <= low and high <= space.high + slack):
+        raise BadShape(
+            f"expected the fill {text!r} inside the input's bounds {space.low:g} to {space.high:g}; got {low:g} to "
+            f"{high:g}. Fills are in the user's units, before the model's normalisation."
+        )
+    return values
 
 
 def gaussian_blur(x: Tensor, sigma: float) -> Tensor:

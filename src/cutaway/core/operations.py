@@ -1,7 +1,7 @@
 """Operations as a run meets them: names, places, and rules that change how they differentiate.
 
-A `TorchFunctionMode` around the run sees `F.relu`, `x.clamp(min=0)`, reused modules and `x @ w` alike, on networks that were
-never written for it. A rule is a function that computes an operation's output with a backward pass of its own.
+A `TorchFunctionMode` around the run sees `F.relu`, `x.clamp(min=0)`, reused modules and `x @ w` alike, on networks that
+were never written for it. A rule is a function that computes an operation's output with a backward pass of its own.
 """
 
 import inspect
@@ -14,18 +14,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+# One name for each operation. `r` forms with swapped operands (1 - x, 1 / x) keep names of their own.
 _SPELLINGS = {
     "iadd": "add",
     "radd": "add",
     "isub": "sub",
-    "rsub": "sub",
     "imul": "mul",
     "rmul": "mul",
     "multiply": "mul",
     "truediv": "div",
     "itruediv": "div",
-    "rtruediv": "div",
-    "rmatmul": "matmul",
     "mm": "matmul",
     "bmm": "matmul",
     "clip": "clamp",
@@ -33,7 +31,18 @@ _SPELLINGS = {
     "subtract": "sub",
 }
 # Calls that ask about a tensor or rearrange it without arithmetic on its values.
-_METADATA = {"get", "set", "size", "dim", "stride", "is_floating_point", "is_complex", "numel", "element_size", "data_ptr"}
+_METADATA = {
+    "get",
+    "set",
+    "size",
+    "dim",
+    "stride",
+    "is_floating_point",
+    "is_complex",
+    "numel",
+    "element_size",
+    "data_ptr",
+}
 
 
 @dataclass(frozen=True)
@@ -80,9 +89,9 @@ class Call:
     def in_place(self) -> bool:
         """True if the operation writes its result over its first argument."""
         plain = self.func.__name__
-        if plain.endswith("_") and not plain.endswith("__") or plain.startswith("__i"):
-            return True
-        return bool(self.argument("inplace", False))
+        if plain.startswith("__"):
+            return plain.startswith("__i") and plain.strip("_") in _SPELLINGS
+        return plain.endswith("_") or bool(self.argument("inplace", False))
 
     def argument(self, name: str, default: Any = None) -> Any:
         """An argument by name, however it was passed; `default` where the signature is unknown."""

@@ -1,10 +1,10 @@
 """Progress of long work, told to whoever asked.
 
-A method writes `for mask in track(masks, "rise"):` and knows nothing of terminals. The command line, a notebook or a server
-listens with `reporting`. Without a listener nothing is printed. A listener stops the work by raising.
+A method writes `for mask in track(masks, "rise"):` and knows nothing of terminals. The command line, a notebook or a
+server listens with `reporting`. Without a listener nothing is printed. A listener stops the work by raising.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[
         label: What is being done.
         total: How many there are, if `items` cannot say.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     report(label, 0, total)
     for done, item in enumerate(items, start=1):

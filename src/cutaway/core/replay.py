@@ -1,9 +1,9 @@
 """The part of a forward before a place, computed once and played back.
 
-When only a late activation changes, all operations before it give what they gave before. One run records their results; later
-runs return the recorded tensors, repeated for the batch, until the changed place is reached, and compute from there. This
-knows nothing of architectures, only the order of operations, so that order is compared call by call, and the first use is
-checked against the recorded output: if either differs, the caller runs the whole network instead.
+When only a late activation changes, all operations before it give what they gave before. One run records their results;
+later runs return the recorded tensors, repeated for the batch, until the changed place is reached, and compute from
+there. This knows nothing of architectures, only the order of operations, so that order is compared call by call, and
+the first use is checked against the recorded output: if either differs, the caller runs the whole network instead.
 """
 
 from collections import defaultdict
@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# These read values out of tensors and may steer the forward; while replaying, tensors are stand-ins, so the recorded answer counts.
+# These read values out of tensors and may steer the forward; while replaying, tensors are stand-ins, so the recorded
+# answer counts.
 _READS_VALUES = {"item", "bool", "tolist", "float", "int", "index", "numpy", "equal", "allclose", "contains", "len"}
 
 
@@ -49,7 +50,10 @@ class Recorder(TorchFunctionMode):
     def cut(self) -> None:
         """The place is reached: from here on, only note what is used."""
         self._cut = True
-        self._versions = [(t, t._version) for call in self.calls for t in _tensors(call.result) if call.depends]
+        # Outside the mode: asking for a version is an operation too, and would make every result one that is used
+        # later.
+        with torch._C.DisableTorchFunction():
+            self._versions = [(t, t._version) for call in self.calls for t in _tensors(call.result) if call.depends]
 
     @property
     def overwritten(self) -> bool:

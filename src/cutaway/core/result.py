@@ -122,7 +122,7 @@ class Result:
     @staticmethod
     def from_parts(data: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> "Result":
         """The inverse of `as_json` and `arrays`."""
-        values = {k: v for k, v in data.items() if k != "shape"}
+        values: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items() if k != "shape"}
         values["provenance"] = Provenance.from_json(values["provenance"])
         values["checks"] = {k: Check(c["text"], c["status"], c["value"]) for k, c in values["checks"].items()}
         for name, tensor in arrays.items():
@@ -189,6 +189,10 @@ class Attribution(Result):
     tokens: list[list[str]] = field(default_factory=list)
     signed: bool = True
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    # The user's own function behind a map that no method of the catalogue made. It goes with the object and is not
+    # stored.
+    explain: ClassVar[Callable[..., "Attribution"] | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,14 @@
 """A place in a network, as text: the same string in Python, on the command line and in a URL.
 
-    conv3              the output of a module
-    conv3:12           its channel 12 (its neuron 12 after a linear layer, its dimension 12 at every token)
-    conv3:12@4,5       that channel at row 4, column 5
-    conv3@4,5          all channels at row 4, column 5
-    blocks.2.attn:h3   what attention head 3 adds to the module's output
-    relu#2             the third call of a module that runs more than once
-    lstm/0             the first part of an output that is a tuple; encoder/last_hidden_state, of a dictionary
-    input              the pixels or columns as the user gives them; for text, the embedding of each token
-    output             what the model answers: its logits
+conv3              the output of a module
+conv3:12           its channel 12 (its neuron 12 after a linear layer, its dimension 12 at every token)
+conv3:12@4,5       that channel at row 4, column 5
+conv3@4,5          all channels at row 4, column 5
+blocks.2.attn:h3   attention head 3, where the module's output has the heads side by side
+relu#2             the third call of a module that runs more than once
+lstm/0             the first part of an output that is a tuple; encoder/last_hidden_state, of a dictionary
+input              the pixels or columns as the user gives them; for text, the embedding of each token
+output             what the model answers: its logits
 """
 
 import re
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 
 _FORM = re.compile(
-    r"(?P<module>[A-Za-z0-9_][A-Za-z0-9_.\-]*)"
-    r"(?:#(?P<call>\d+))?"
-    r"(?P<part>(?:/[A-Za-z0-9_]+)*)"
-    r"(?::(?P<unit>h?\d+))?"
-    r"(?:@(?P<position>\d+(?:,\d+)*))?"
+    r"(?P<module>\w[\w.\-]*)"
+    r"(?:#(?P<call>[0-9]+))?"
+    r"(?P<part>(?:/\w[\w.\-]*)*)"
+    r"(?::(?P<unit>h?[0-9]+))?"
+    r"(?:@(?P<position>[0-9]+(?:,[0-9]+)*))?"
 )
 
 
@@ -58,7 +58,9 @@ class Site:
             return text
         match = _FORM.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise BadOption(f"expected a place such as conv3, conv3:12, conv3:12@4,5 or blocks.2.attn:h3; got {text!r}.")
+            raise BadOption(
+                f"expected a place such as conv3, conv3:12, conv3:12@4,5 or blocks.2.attn:h3; got {text!r}."
+            )
         unit, position = match["unit"], match["position"]
         return cls(
             module=match["module"],
@@ -105,7 +107,10 @@ class Site:
         if self.position is not None:
             axes = [a for a in range(1, tensor.ndim) if a != axis]
             if len(axes) != len(self.position):
-                raise BadShape(f"expected {len(axes)} coordinates in {str(self)!r}, since {self.whole} has shape {tuple(tensor.shape)}.")
+                raise BadShape(
+                    f"expected {len(axes)} coordinates in {str(self)!r}, "
+                    f"since {self.whole} has shape {tuple(tensor.shape)}."
+                )
             for a, p in zip(axes, self.position, strict=True):
                 self._inside(p, tensor.shape[a], "position")
                 index[a] = p
@@ -124,16 +129,28 @@ def unit_axis(tensor: Tensor, module: nn.Module | None = None) -> int:
     """The axis that counts units: channels of an image, dimensions of a token, neurons of a layer."""
     if tensor.ndim < 2:
         raise BadShape(f"expected an activation with units; got shape {tuple(tensor.shape)}.")
+    if isinstance(module, nn.Linear | nn.Embedding) or len(getattr(module, "normalized_shape", ())) == 1:
+        return tensor.ndim - 1  # these work on the last axis, whatever the others are
     sequence = tensor.ndim == 3 and not isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.ConvTranspose1d)
     return 2 if sequence else 1
+
+
+# What the projection after the heads is called in the usual libraries.
+_MIXERS = {"out_proj", "out_lin", "o_proj", "c_proj", "proj", "to_out", "wo"}
 
 
 def head_count(module: nn.Module | None, site: str) -> int:
     """How many attention heads a module says that it has.
 
     Raises:
-        NotPossible: The module says nothing of heads.
+        NotPossible: The module says nothing of heads, or its output mixes them.
     """
+    mixes = next((name for name, _ in module.named_children() if name in _MIXERS), "") if module is not None else ""
+    if mixes:
+        raise NotPossible(
+            f"no single head at {site!r}: {type(module).__name__} mixes its heads in {mixes!r} before its output. "
+            "Choose the whole place, or a module inside whose output has the heads side by side."
+        )
     for name in ("num_heads", "num_attention_heads", "n_heads", "n_head"):
         if isinstance(heads := getattr(module, name, None), int):
             return heads

@@ -54,6 +54,7 @@ class Taps:
         self._stop = stop
         self._arrived = arrived
         self._handles: list[Any] = []
+        self._second = batch_second(root)
         self.sites = list(dict.fromkeys([*self._read, *(s.whole for s in self._edits), *([leaf] if leaf else [])]))
 
     def __enter__(self) -> "Taps":
@@ -83,7 +84,7 @@ class Taps:
 
     def _visit(self, site: Site, module: nn.Module, output: Any) -> Any:
         raw = select(output, site.part, str(site))
-        axis = batch_axis(module, site, raw, self._rows)
+        axis = batch_axis(module, site, raw, self._rows, self._second)
         tensor = raw.movedim(axis, 0)
         if self._arrived is not None and any(edited.whole == site for edited in self._edits):
             self._arrived(site, tensor)
@@ -104,8 +105,10 @@ class Taps:
         """True if nothing more is wanted: each place was seen as often as it can be."""
         if self._stop is None:
             return False
+        seen, known = self.calls, self._stop
         return all(
-            site in self.found and (site.call is not None or self._stop.get(site.module) == 1) for site in self.sites
+            seen[s.module] > s.call if s.call is not None else seen[s.module] == known.get(s.module) == 1
+            for s in self.sites
         )
 
     def check(self) -> None:
@@ -118,25 +121,56 @@ class Taps:
         for site in self.sites:
             calls = self.calls[site.module]
             if calls == 0:
-                raise NotPossible(f"layer {site.module!r} did not run on this input; choose another, or an input that reaches it.")
+                raise NotPossible(
+                    f"layer {site.module!r} did not run on this input; choose another, or an input that reaches it."
+                )
             if site.call is not None and site.call >= calls:
-                raise BadOption(f"layer {site.module!r} ran {calls} times; expected {site.module}#0 to #{calls - 1}; got {site}.")
+                raise BadOption(
+                    f"layer {site.module!r} ran {calls} times; expected {site.module}#0 to #{calls - 1}; got {site}."
+                )
             if site.call is None and calls > 1:
                 choices = ", ".join(f"{site.module}#{k}" for k in range(min(calls, 4)))
-                raise BadOption(f"layer {site.module!r} ran {calls} times; say which call: {choices}{' ...' if calls > 4 else ''}.")
+                raise BadOption(
+                    f"layer {site.module!r} ran {calls} times; say which call: {choices}{' ...' if calls > 4 else ''}."
+                )
 
 
-def batch_axis(module: nn.Module, site: Site, tensor: Tensor, rows: int) -> int:
+def batch_second(root: nn.Module) -> bool:
+    """True if the batch comes second somewhere in a network."""
+    return any(getattr(m, "batch_first", True) is False for m in root.modules())
+
+
+def batch_axis(module: nn.Module, site: Site, tensor: Tensor, rows: int, second: bool = False) -> int:
     """Which axis of a module's output counts inputs.
+
+    Args:
+        second: Somewhere in this network the batch comes second, so it may do so here.
 
     Raises:
         BadShape: None does.
     """
-    second = isinstance(module, nn.RNNBase) and (not module.batch_first or site.part[:1] == ("1",))
-    axis = 1 if second or getattr(module, "batch_first", True) is False else 0
-    if tensor.ndim > axis and tensor.shape[axis] == rows:
-        return axis
-    raise BadShape(f"expected {rows} inputs along axis {axis} at {site}; got shape {tuple(tensor.shape)}. Choose a place with a batch axis.")
+    choices = [0, 1] if second else [0]
+    aside = site.part[:1] == ("1",)
+    if isinstance(module, nn.RNNBase):
+        choices = [1] if aside or not module.batch_first else [0]  # states are (layers, batch, features) in any case
+    elif isinstance(module, nn.MultiheadAttention):
+        choices = [0] if aside or module.batch_first else [1]  # attention weights have the batch first in any case
+    elif (first := _batch_first_inside(module)) is not None:
+        choices = [0] if first else [1]
+    for axis in choices:
+        if tensor.ndim > axis and tensor.shape[axis] == rows:
+            return axis
+    axis = choices[0]
+    raise BadShape(
+        f"expected {rows} inputs along axis {axis} at {site}; got shape {tuple(tensor.shape)}. "
+        "Choose a place with a batch axis."
+    )
+
+
+def _batch_first_inside(module: nn.Module) -> bool | None:
+    """What a layer, or the attention inside a transformer layer, says about its batch axis."""
+    says = (getattr(m, "batch_first", None) for m in module.modules())
+    return next((s for s in says if isinstance(s, bool)), None) if not isinstance(module, nn.Sequential) else None
 
 
 def apply_edit(tensor: Tensor, site: Site, edit: Edit, module: nn.Module | None) -> Tensor:
@@ -147,15 +181,15 @@ def apply_edit(tensor: Tensor, site: Site, edit: Edit, module: nn.Module | None)
     """
     index = site.index(tensor, module)
     old = tensor[index]
-    new = edit(old) if callable(edit) and not isinstance(edit, Tensor) else torch.as_tensor(edit).to(tensor)
+    new = torch.as_tensor(edit(old) if callable(edit) and not isinstance(edit, Tensor) else edit).to(tensor)
     try:
         new = new.expand_as(old)
     except RuntimeError:
-        raise BadShape(f"expected values of shape {tuple(old.shape)} at {site}; the edit has {tuple(new.shape)}.") from None
+        raise BadShape(
+            f"expected values of shape {tuple(old.shape)} at {site}; the edit has {tuple(new.shape)}."
+        ) from None
     if site.is_whole:
         return new
     changed = tensor.clone()
     changed[index] = new
     return changed
-
-

@@ -1,14 +1,17 @@
-"""Which scalar is explained: a function from a trace to one number for each input, with a text form and `+ - *`.
+"""Which scalar is explained: a function from a trace to one number for each input, with a text form and `+ - * /`.
 
-    logit(3)                 the output column 3; logit("tabby") by class name
-    logit(3) - logit(5)      why class 3 rather than 5
-    prob(3)  logprob(3)      probability and its logarithm; log_odds(3) is log p / (1 - p), which does not saturate
-    unit("conv3:12")         a unit, averaged over its positions
-    direction("conv3", v)    the activation along a vector, averaged over positions
-    loss(3)                  cross-entropy with label 3
+logit(3)                 the output column 3; logit("tabby") by class name
+logit(3) - logit(5)      why class 3 rather than 5
+prob(3)  logprob(3)      probability and its logarithm; log_odds(3) is log p / (1 - p), which does not saturate
+unit("conv3:12")         a unit, averaged over its positions
+direction("conv3", v)    the activation along a vector, averaged over positions
+loss(3)                  cross-entropy with label 3
 """
 
 import ast
+import json
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Union
@@ -16,18 +19,20 @@ from typing import Any, Protocol, Union
 import torch
 from torch import Tensor
 
+from cutaway.core.checks import shortest
 from cutaway.core.errors import BadOption, BadShape, unknown_name
 from cutaway.core.site import OUTPUT, Site, unit_axis
 from cutaway.core.trace import Trace
 
-Class = Union[int, str]
+Class = int | str
 TargetLike = Union["Target", str, int, Sequence[Union["Target", str, int]], Tensor]
 
 
 class _Names(Protocol):
     """What of a model a target needs: its classes."""
 
-    scores: str
+    @property
+    def scores(self) -> str: ...
 
     def class_index(self, name: Class, width: int | None = None) -> int: ...
 
@@ -112,6 +117,10 @@ class Target:
         """The product with a number or another target."""
         return _combine(self, other, "*", torch.mul)
 
+    def __truediv__(self, other: "Target | float") -> "Target":
+        """The quotient by a number or another target."""
+        return _combine(self, other, "/", torch.div)
+
     def __radd__(self, other: float) -> "Target":
         """A number plus a target."""
         return _combine(constant(other), self, "+", torch.add)
@@ -124,6 +133,10 @@ class Target:
         """A number times a target."""
         return _combine(constant(other), self, "*", torch.mul)
 
+    def __rtruediv__(self, other: float) -> "Target":
+        """A number divided by a target."""
+        return _combine(constant(other), self, "/", torch.div)
+
     def __neg__(self) -> "Target":
         """The target with its sign changed."""
         return constant(-1) * self
@@ -131,33 +144,32 @@ class Target:
 
 def logit(which: Class) -> Target:
     """The output column of a class, before any softmax. For a regressor, its k-th output."""
-    return _of_class("logit", which, lambda trace, k: trace.scores[:, k])
+    return _of_class("logit", which, lambda trace: trace.scores)
 
 
 def prob(which: Class) -> Target:
     """The probability of a class. Its gradient vanishes when the model is sure; see `log_odds`."""
-    return _of_class("prob", which, lambda trace, k: trace.probabilities[:, k])
+    return _of_class("prob", which, lambda trace: trace.probabilities)
 
 
 def logprob(which: Class) -> Target:
     """The logarithm of a class probability, in nats."""
-    return _of_class("logprob", which, lambda trace, k: trace.log_probabilities[:, k])
+    return _of_class("logprob", which, lambda trace: trace.log_probabilities)
 
 
 def log_odds(which: Class) -> Target:
-    """log p / (1 - p): for logits z, z_k - logsumexp of the others, which does not saturate."""
+    """The log odds, log p / (1 - p): for logits z, z_k - logsumexp of the others, which does not saturate."""
 
-    def value(trace: Trace, k: int) -> Tensor:
-        log_p = trace.log_probabilities
+    def value(log_p: Tensor, k: int) -> Tensor:
         others = torch.cat([log_p[:, :k], log_p[:, k + 1 :]], dim=1)
         return log_p[:, k] - torch.logsumexp(others, dim=1)
 
-    return _of_class("log_odds", which, value)
+    return _of_class("log_odds", which, lambda trace: trace.log_probabilities, value)
 
 
 def loss(which: Class) -> Target:
     """Cross-entropy with a label, in nats."""
-    return _of_class("loss", which, lambda trace, k: -trace.log_probabilities[:, k])
+    return _of_class("loss", which, lambda trace: -trace.log_probabilities)
 
 
 def unit(site: Site | str) -> Target:
@@ -174,14 +186,16 @@ def direction(site: Site | str, vector: Sequence[float] | Tensor) -> Target:
     """The activation along a vector of unit length, averaged over positions: mean of (a . v) / |v|."""
     place = Site.of(site)
     v = torch.as_tensor(vector)
-    text = ", ".join(f"{a:.6g}" for a in v.tolist())
+    if v.ndim != 1 or not v.any():
+        raise BadOption(f"expected a direction other than 0, such as [0.5, -1]; got {vector!r}.")
+    text = ", ".join(f"{a + 0.0:.9g}" for a in v.tolist())  # + 0.0: no minus zero
 
     def value(trace: Trace) -> Tensor:
         act = trace[place]
         act = act.movedim(unit_axis(act, trace.module(place)), -1)
         if act.shape[-1] != len(v):
             raise BadShape(f"expected a direction of length {act.shape[-1]} at {place}; got {len(v)}.")
-        along = act @ (v / v.norm()).to(act)
+        along: Tensor = act @ (v / v.norm()).to(act)
         return along.flatten(1).mean(1) if along.ndim > 1 else along
 
     return Target(f'direction("{place}", [{text}])', (place.whole,), value)
@@ -191,34 +205,51 @@ def constant(number: float) -> Target:
     """A number as a target, for the algebra."""
     if isinstance(number, Target):
         return number
-    if isinstance(number, bool) or not isinstance(number, int | float):
+    if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise BadOption(f"expected a number or a target; got {number!r}.")
-    return Target(f"{number:g}", (), lambda trace: torch.tensor(float(number)))
+    # float64: a tensor without axes takes the other operand's type, and must not round before it does.
+    return Target(shortest(number), (), lambda trace: torch.tensor(float(number), dtype=torch.float64))
 
 
 def per_row(targets: Sequence[Target]) -> Target:
     """One target for each input, in order."""
     rows = tuple(targets)
+    if any(t.rows for t in rows):
+        raise BadOption("expected one target for each input; got a list inside a list.")
     sites = tuple(dict.fromkeys(s for t in rows for s in t.sites))
 
     def value(trace: Trace) -> Tensor:
         distinct = {t.text: t(trace) for t in rows}
-        n = len(next(iter(distinct.values())))
-        if n != len(rows):
-            raise BadShape(f"expected one target for each of {n} inputs; got {len(rows)} targets.")
-        return torch.stack([distinct[t.text][i] for i, t in enumerate(rows)])
+        for found in distinct.values():
+            if found.ndim and len(found) != len(rows):
+                raise BadShape(f"expected one target for each of {len(found)} inputs; got {len(rows)} targets.")
+        return torch.stack([distinct[t.text].expand(len(rows))[i] for i, t in enumerate(rows)])
 
     text = "[" + ", ".join(t.text for t in rows) + "]"
     return Target(text, sites, value, tuple(c for t in rows for c in t.classes), rows)
 
 
-def _of_class(name: str, which: Class, value: Callable[[Trace, int], Tensor]) -> Target:
+def _column(table: Tensor, k: int) -> Tensor:
+    return table[:, k]
+
+
+def _of_class(
+    name: str, which: Class, table: Callable[[Trace], Tensor], value: Callable[[Tensor, int], Tensor] = _column
+) -> Target:
+    """A target that reads one class out of a table (n, classes) of a trace."""
     if isinstance(which, bool) or not isinstance(which, int | str):
         raise BadOption(f"expected a class number or name in {name}(...); got {which!r}.")
     if isinstance(which, int) and which < 0:
-        raise BadOption(f"expected a class from 0 up in {name}(...); got {which}. Classes are not counted from the end.")
+        raise BadOption(
+            f"expected a class from 0 up in {name}(...); got {which}. Classes are not counted from the end."
+        )
     text = f"{name}({which})" if isinstance(which, int) else f"{name}({_quoted(which)})"
-    return Target(text, (OUTPUT,), lambda trace: value(trace, trace.class_index(which)), (which,))
+
+    def function(trace: Trace) -> Tensor:
+        columns = table(trace)
+        return value(columns, trace.class_index(which, columns.shape[1]))
+
+    return Target(text, (OUTPUT,), function, (which,))
 
 
 def _class_score(which: Class, model: _Names | None) -> Target:
@@ -226,52 +257,71 @@ def _class_score(which: Class, model: _Names | None) -> Target:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return json.dumps(text, ensure_ascii=False)  # a Python literal as well
 
 
 def _combine(a: Target, b: "Target | float", sign: str, operation: Callable[[Tensor, Tensor], Tensor]) -> Target:
     right = constant(b) if not isinstance(b, Target) else b
     if a.rows or right.rows:
         n = max(len(a.rows), len(right.rows))
+        if min(len(a.rows), len(right.rows)) not in (0, n):
+            raise BadShape(f"expected targets for the same inputs; got {len(a.rows)} and {len(right.rows)}.")
         return per_row([_combine(a.row(i), right.row(i), sign, operation) for i in range(n)])
-    wrap = [f"({t.text})" if sign in "-*" and _is_sum(t.text) and (sign == "*" or t is right) else t.text for t in (a, right)]
+    left = f"({a.text})" if sign in "*/" and _rank(a.text) == 0 else a.text
+    bound = {"+": 0, "-": 1, "*": 1, "/": 2}[sign]
     return Target(
-        f"{wrap[0]} {sign} {wrap[1]}",
+        f"{left} {sign} " + (f"({right.text})" if _rank(right.text) < bound else right.text),
         tuple(dict.fromkeys(a.sites + right.sites)),
         lambda trace: operation(a(trace), right(trace)),
         a.classes + right.classes,
     )
 
 
-def _is_sum(text: str) -> bool:
-    return isinstance(ast.parse(text, mode="eval").body, ast.BinOp) and not _is_product(text)
+def _rank(text: str) -> int:
+    """How tightly a text holds together: 0 for a sum (or a text of a user's own), 1 for a product, 2 for the rest."""
+    try:
+        body = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return 0
+    if not isinstance(body, ast.BinOp):
+        return 2
+    return 1 if isinstance(body.op, ast.Mult | ast.Div) else 0
 
 
-def _is_product(text: str) -> bool:
-    body = ast.parse(text, mode="eval").body
-    return isinstance(body, ast.BinOp) and isinstance(body.op, ast.Mult)
-
-
-_WORDS: dict[str, Callable[..., Target]] = {f.__name__: f for f in (logit, prob, logprob, log_odds, loss, unit, direction)}
+_WORDS: dict[str, Callable[..., Target]] = {
+    f.__name__: f for f in (logit, prob, logprob, log_odds, loss, unit, direction)
+}
 
 
 def _parse(text: str, model: _Names | None) -> Target:
-    """Read the text form. A text that is not an expression is a class name."""
+    """Read the text form. A text that is not an expression, or is the name of a class, is a class name."""
+    if re.fullmatch(r"\s*-?[0-9]{1,9}\s*", text):
+        return _class_score(int(text), model)
+    if text in (getattr(model, "classes", None) or ()):
+        return _class_score(text, model)
     try:
         body = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return _class_score(text, model)
-    if isinstance(body, ast.Constant) and isinstance(body.value, int) and not isinstance(body.value, bool):
-        return _class_score(body.value, model)
     if not any(isinstance(node, ast.Call) for node in ast.walk(body)):
         return _class_score(text, model)
-    if isinstance(body, ast.List):
-        return per_row([_build(item, text) for item in body.elts])
-    return _build(body, text)
+    try:
+        built = [_build(item, text) for item in (body.elts if isinstance(body, ast.List) else [body])]
+    except (TypeError, RecursionError):
+        raise _unreadable(text) from None
+    targets = [_class_score(t, model) if isinstance(t, int | str) else t for t in built]
+    if not all(isinstance(t, Target) for t in targets):
+        raise _unreadable(text)
+    return per_row(targets) if isinstance(body, ast.List) else targets[0]
+
+
+def _unreadable(text: str) -> BadOption:
+    shown = text if len(text) < 200 else f"{text[:200]} ..."
+    return BadOption(f"expected a target such as logit(3), prob('tabby') or unit('conv3:12'); got {shown!r}.")
 
 
 def _build(node: ast.expr, text: str) -> Any:
-    signs = {ast.Add: Target.__add__, ast.Sub: Target.__sub__, ast.Mult: Target.__mul__}
+    signs = {ast.Add: Target.__add__, ast.Sub: Target.__sub__, ast.Mult: Target.__mul__, ast.Div: Target.__truediv__}
     if isinstance(node, ast.BinOp) and type(node.op) in signs:
         left, right = _build(node.left, text), _build(node.right, text)
         return signs[type(node.op)](constant(left), right)
@@ -285,4 +335,4 @@ def _build(node: ast.expr, text: str) -> Any:
         if node.func.id not in _WORDS:
             raise unknown_name("target", node.func.id, _WORDS, "Example: logit(3) - logit(5).")
         return _WORDS[node.func.id](*(_build(arg, text) for arg in node.args))
-    raise BadOption(f"expected a target such as logit(3), prob('tabby') or unit('conv3:12'); got {text!r}.")
+    raise _unreadable(text)

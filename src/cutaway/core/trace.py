@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.site import OUTPUT, Site
@@ -15,7 +16,8 @@ ScoreKind = Literal["logits", "probabilities", "values"]
 class Trace(Mapping[Site, Tensor]):
     """Activations by `Site` (or its text), batch axis first.
 
-    A unit, head or position of a place that was read is cut out on demand: `trace["conv3:12"]` works if `conv3` was read.
+    A unit, head or position of a place that was read is cut out on demand: `trace["conv3:12"]` works if `conv3` was
+    read.
     """
 
     def __init__(
@@ -24,12 +26,14 @@ class Trace(Mapping[Site, Tensor]):
         modules: Mapping[str, nn.Module],
         scores: ScoreKind,
         class_index: Callable[[str | int, int], int],
+        named: int = 0,
     ) -> None:
-        """A trace from whole tensors by site, as `Model.run` fills it."""
+        """A trace from whole tensors by site, as `Model.run` fills it; `named` counts the model's class names."""
         self._found = found
         self._modules = modules
         self._scores = scores
         self._class_index = class_index
+        self._named = named
 
     def __getitem__(self, site: "Site | str") -> Tensor:
         """The activation at a place.
@@ -66,31 +70,43 @@ class Trace(Mapping[Site, Tensor]):
         """
         if self._scores == "values":
             raise NotPossible("this model gives values, not class scores; use logit(k) for its k-th output.")
-        out = self.scores
-        return out if self._scores == "probabilities" else torch.softmax(out, dim=1)
+        if self._scores == "probabilities":
+            out = self.scores
+            return torch.cat([1 - out, out], dim=1) if out.shape[1] == 1 else out
+        return self.log_probabilities.exp()
 
     @property
     def log_probabilities(self) -> Tensor:
         """Logarithms of the class probabilities, (n, classes)."""
         if self._scores == "logits":
-            return torch.log_softmax(self.scores, dim=1)
+            z = self._columns()
+            return logsigmoid(torch.cat([-z, z], dim=1)) if z.shape[1] == 1 else torch.log_softmax(z, dim=1)
         return self.probabilities.clamp_min(torch.finfo(self.output.dtype).tiny).log()
 
     @property
     def scores(self) -> Tensor:
-        """The output as (n, classes), one column added where the model gives one number for each input."""
+        """The output as (n, classes).
+
+        A single logit of a model with two named classes stands for the second; the first has its negative.
+        """
+        out = self._columns()
+        halves = out.shape[1] == 1 and self._named == 2 and self._scores == "logits"
+        return torch.cat([-out, out], dim=1) if halves else out
+
+    def _columns(self) -> Tensor:
         out = self.output
         if out.ndim == 1:
             return out[:, None]
         if out.ndim != 2:
             raise BadShape(
-                f"expected an output (n, classes); got {tuple(out.shape)}. Name one number of it with a unit target, such as unit('output:3@5,6')."
+                f"expected an output (n, classes); got {tuple(out.shape)}. "
+                "Name one number of it with a unit target, such as unit('output:3@5,6')."
             )
         return out
 
-    def class_index(self, name: "str | int") -> int:
-        """The column of a class, checked against the width of the output."""
-        return self._class_index(name, self.scores.shape[1])
+    def class_index(self, name: "str | int", width: int | None = None) -> int:
+        """The column of a class, checked against the width of the output, or of the probabilities."""
+        return self._class_index(name, self.scores.shape[1] if width is None else width)
 
     def module(self, site: Site) -> nn.Module | None:
         """The module behind a place, if it is one."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cutaway.core.catalogue import Method, catalogue, find
-from cutaway.core.checks import Check, Status
+from cutaway.core.checks import Check
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.model import Layer, Model
@@ -17,6 +17,7 @@ from cutaway.core.result import Attribution, Pictures, Result
 from cutaway.core.target import Target, TargetLike
 from cutaway.plot import heat
 from cutaway.report.explanation import MapExplanation, PhotoExplanation
+from cutaway.report.verdict import verdict
 from cutaway.session.run import run
 
 METHODS = (
@@ -42,8 +43,10 @@ LIMITS = (
     "on it.",
     "A map that passes these tests can still be fooled by a photo made to fool it.",
 )
+# The evidence beside each map. Those that repeat the method do so in its quick form.
+TESTS = ("completeness", "deletion", "insertion", "parameter_randomization", "stability")
+_REPEATING = ("parameter_randomization", "stability")
 UNITS = 6
-_ORDER: tuple[Status, ...] = ("ok", "note", "warn", "fail")
 
 
 def chosen(names: Sequence[str] | str | None) -> list[Method]:
@@ -86,58 +89,51 @@ def photo(
     """Explain one photo; see `photos`."""
     probabilities = model.predict(example)[0]
     best = probabilities.topk(min(5, len(probabilities)))
-    aim = Target.of(int(best.indices[0]) if target is None else target, model)
+    aim = Target.of(_named(model, int(best.indices[0])) if target is None else target, model)
     maps, notes = [], []
     for method in track(methods, f"explaining {example.names[0]}"):
         try:
-            maps.append(tested(model, example, method, aim, seed))
+            shown, refused = tested(model, example, method, aim, seed)
+            maps.append(shown)
+            notes += refused
         except NotPossible as refusal:
             notes.append(f"{method.name}: {refusal}")
-    shown = PhotoExplanation(
+    page = PhotoExplanation(
         name=example.names[0],
         image=example.x[0],
         predictions=[(model.class_name(int(i)), float(p)) for p, i in zip(best.values, best.indices, strict=True)],
-        target=_readable(aim, model),
+        target=str(aim),
         maps=maps,
         units=strongest_units(model, example, aim),
     )
-    return shown, notes
+    return page, notes
 
 
-def tested(model: Model, example: Examples, method: Method, target: Target, seed: int) -> MapExplanation:
+def tested(
+    model: Model, example: Examples, method: Method, target: Target, seed: int
+) -> tuple[MapExplanation, list[str]]:
     """One method's map with its evidence. Tests that repeat the method do so with its `quick` options, and say so."""
-    seeded: dict[str, Any] = {"seed": seed} if any(option.name == "seed" for option in method.options) else {}
 
     def attribution(**options: Any) -> Attribution:
-        made = run(method.name, model, example, target=target, **seeded, **options)
+        made = run(method.name, model, example, target=target, **_seeded(method, seed), **options)
         assert isinstance(made, Attribution)
         return made
 
     full = attribution()
     rough = attribution(**method.quick) if method.quick else full
     evidence: dict[str, Result] = {}
-    if "complete" in method.laws:
-        evidence["completeness"] = run("completeness", model, example, full)
-    for name in ("deletion", "insertion"):
-        evidence[name] = run(name, model, example, full, seed=seed)
-    for name in ("parameter_randomization", "stability"):
-        evidence[name] = _repeated(run(name, model, example, rough, seed=seed, **find(name).quick), method)
-    return MapExplanation(attribution=full, sentence=verdict(evidence), evidence=evidence)
-
-
-def verdict(evidence: dict[str, Result]) -> Check:
-    """The verdicts of all tests in one sentence, as good as the worst of them."""
-    verdicts = [check for result in evidence.values() if (check := result.checks.get("verdict")) is not None]
-    worst: Status = max((check.status for check in verdicts), key=_ORDER.index, default="note")
-    opening = {
-        "ok": "Passed every test.",
-        "note": "Passed, with a note.",
-        "warn": "Read with care.",
-        "fail": "Do not rely on this map.",
-    }
-    return Check(
-        " ".join([opening[worst], *sorted(map(str, verdicts), key=lambda text: -_rank(text, verdicts))]), worst
-    )
+    notes: list[str] = []
+    for name in TESTS:
+        if name == "completeness" and "complete" not in method.laws:
+            continue
+        test, repeats = find(name), name in _REPEATING
+        options = {**_seeded(test, seed), **(test.quick if repeats else {})}
+        try:
+            found = run(name, model, example, rough if repeats else full, **options)
+            evidence[name] = _said_quick(found, method) if repeats else found
+        except NotPossible as refusal:
+            notes.append(f"{method.name}, {name}: {refusal}")
+    return MapExplanation(attribution=full, sentence=verdict(evidence), evidence=evidence), notes
 
 
 def strongest_units(model: Model, example: Examples, target: Target) -> list[Pictures]:
@@ -150,7 +146,7 @@ def strongest_units(model: Model, example: Examples, target: Target) -> list[Pic
         best = falls.topk(min(UNITS, len(falls)))
         acts = model.run(example, read=[layer.site])[layer.site][0, best.indices]
         scale = heat.scale_of(acts, signed=bool((acts < 0).any()))
-        images = [torch.from_numpy(heat.overlay(example.x[0], act[None], scale).copy()) for act in acts]
+        images = [torch.from_numpy(heat.overlay(example.x[0], act, scale).copy()) for act in acts]
         captions = [
             f"unit {int(k)}: without it {'−' if fall >= 0 else '+'}{abs(float(fall)):.2g}"
             for k, fall in zip(best.indices, best.values, strict=True)
@@ -190,7 +186,11 @@ def provenance(model: Model, seed: int, started: float) -> dict[str, str]:
     }
 
 
-def _repeated(result: Result, method: Method) -> Result:
+def _seeded(method: Method, seed: int) -> dict[str, Any]:
+    return {"seed": seed} if any(option.name == "seed" for option in method.options) else {}
+
+
+def _said_quick(result: Result, method: Method) -> Result:
     if not method.quick:
         return result
     options = ", ".join(f"{name}={value}" for name, value in method.quick.items())
@@ -200,13 +200,7 @@ def _repeated(result: Result, method: Method) -> Result:
     return replace(result, checks={**result.checks, "quick": note})
 
 
-def _readable(target: Target, model: Model) -> str:
-    """A target with class names for numbers, for a heading."""
-    (which,) = target.classes if len(target.classes) == 1 else (None,)
-    if not isinstance(which, int) or not model.classes:
-        return str(target)
-    return str(target).replace(f"({which})", f"({model.class_name(which)})")
-
-
-def _rank(text: str, verdicts: Sequence[Check]) -> int:
-    return max(_ORDER.index(check.status) for check in verdicts if str(check) == text)
+def _named(model: Model, index: int) -> int | str:
+    """A class by its name, which reads better everywhere, unless two classes share it."""
+    name = model.class_name(index)
+    return name if model.classes is not None and model.classes.count(name) == 1 else index

@@ -1,0 +1,170 @@
+"""Does the map depend on what the model learned? Unlearn it, and look whether the map notices."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cutaway.core.batch import Batch
+from cutaway.core.checks import Check
+from cutaway.core.errors import NotPossible
+from cutaway.core.method import explainer_of, method
+from cutaway.core.model import Model
+from cutaway.core.progress import track
+from cutaway.core.result import Attribution, Curve
+from cutaway.evaluation.orders import condensed, edges, explained, resized
+from cutaway.evaluation.similarity import similarities
+from cutaway.evaluation.weights import Blocks, Order, Randomiser, blocks
+from cutaway.maths.statistics import bootstrap_interval, spearman
+
+# Agreement that a map of something learned does not keep. On EfficientNet-Lite0 the gradient keeps 0.3, guided
+# backprop 0.98.
+_SAME, _SLOW = 0.8, 0.6
+_SIGNED, _SIZES = "rank correlation", "rank correlation of sizes"
+
+
+@method(paper="adebayo2018", quick={"stages": 3})
+def parameter_randomization(
+    model: Model, x: Batch, attribution: Attribution, *, order: Order = "cascading", stages: int = 6, seed: int = 0
+) -> Curve:
+    """Make the model's weights random, block by block, and explain again: a map of what it learned must change.
+
+    y_k = similarity(map of f, map of f with the first k blocks random)
+
+    The map is made again at every stage with its own method and options, for the same target. Layers are counted from
+    the output down; the first block is the output layer alone. Each layer is reset by its own initialiser in a copy
+    of the model.
+
+    Args:
+        order: `cascading` keeps the blocks above random, so that at the end all are; `independent` makes one block
+            random at a time.
+        stages: Blocks at most, and so how often the map is made again.
+        seed: Draws the new weights.
+
+    Returns:
+        Similarity with the original map at each stage: rank correlation with sign and of sizes; for pictures SSIM and
+        the correlation of histograms of oriented gradients. Several inputs are averaged, with a 95 % bootstrap band.
+        The summary is the mean over the stages.
+
+    Source: Adebayo et al. 2018, section 3. Differs: layers in blocks; modules without an initialiser get normal noise
+    with the mean and spread of their weights.
+    """
+    target, explain = explained(model, x, attribution), explainer_of(attribution)
+    parts = blocks(model, x, stages)
+    randomiser = Randomiser(model, parts.parts, order, seed)
+    original = condensed(attribution)
+    signed = attribution.signed and bool((original < 0).any())
+    found = [similarities(original, original, signed=signed)]
+    refusals: dict[int, str] = {}
+    for k in track(range(len(parts.parts)), "parameter randomization"):
+        again = randomiser.step(k)
+        try:
+            found.append(similarities(original, condensed(explain(again, x, target)), signed=signed))
+        except NotPossible as refusal:
+            refusals[k + 1] = str(refusal)
+            found.append({name: torch.full_like(values, math.nan) for name, values in found[0].items()})
+    rows = {name: torch.stack([stage[name] for stage in found], dim=1) for name in found[0]}
+    checks = _verdict(rows, parts, order) | _notes(parts, randomiser, refusals) | _edges(model, x, original)
+    return _curve(rows, parts, order, checks)
+
+
+def _curve(rows: dict[str, Tensor], parts: Blocks, order: Order, checks: dict[str, Check]) -> Curve:
+    y = {name: values.nanmean(0) for name, values in rows.items()}
+    low, high = {}, {}
+    for name, values in rows.items():
+        if len(values) > 1:
+            low[name], high[name] = bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
+    where = "random from the output down to" if order == "cascading" else "random in the block that ends at"
+    return Curve(
+        title="Parameter randomization",
+        x=torch.arange(len(parts.parts) + 1, dtype=torch.float64),
+        y=y,
+        low=low,
+        high=high,
+        x_label=where,
+        y_label="similarity",
+        x_names=["as trained", *(part[-1] or "the model itself" for part in parts.parts)],
+        summary={name: float(values[1:].nanmean()) for name, values in y.items()},
+        summary_label="mean over the stages",
+        better="lower",
+        checks=checks,
+    )
+
+
+def agreement(rows: dict[str, Tensor]) -> Tensor:
+    """What the verdict goes by, at each stage: the rank correlation, with sign or of sizes, that is farther from 0.
+
+    A map that is turned upside down has not forgotten what it shows.
+    """
+    kept = torch.stack([rows[name].abs() for name in (_SIGNED, _SIZES) if name in rows])
+    return kept.amax(0).nanmean(0)
+
+
+def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order) -> dict[str, Check]:
+    """By the agreement over the upper half of the stages, and at the end, where nothing learned is left."""
+    stages = agreement(rows)[1:]
+    half = (len(stages) + 1) // 2 if order == "cascading" else len(stages)
+    upper, last = stages[:half], stages[-1]
+    if upper.isnan().all():
+        text = "Once weights are random there is no map, or one of equal values: nothing of the map is left."
+        return {"verdict": Check(text, "note")}
+    held = float(upper.nanmean())
+    worst = max(held, float(last.nan_to_num(0.0)) if order == "cascading" else 0.0)
+    if order == "cascading":
+        layers = sum(len(part) for part in parts.parts[:half])
+        where = (
+            f"with the upper {layers} of {parts.total} layers random" if half > 1 else "with the output layer random"
+        )
+    else:
+        where = f"with {parts.total} layers random, one block of {len(parts.parts)} at a time,"
+    numbers = f"rank correlation with itself {float(stages[half - 1]):.2f} {where}"
+    if half == len(stages):
+        numbers = f"rank correlation with itself {held:.2f} on average {where}"
+    elif not stages[half - 1].isnan() and not last.isnan():
+        numbers += f", {float(stages[0]):.2f} with the output layer alone, {float(last):.2f} with all"
+    if worst >= _SAME:
+        return {
+            "verdict": Check(
+                f"The map hardly changes ({numbers}): it does not show what this model learned.", "fail", held
+            )
+        }
+    if worst >= _SLOW:
+        return {
+            "verdict": Check(
+                f"The map changes slowly ({numbers}): part of it does not come from what this model learned.",
+                "warn",
+                held,
+            )
+        }
+    return {"verdict": Check(f"The map reacts to what the model learned ({numbers}).", "ok", held)}
+
+
+def _notes(parts: Blocks, randomiser: Randomiser, refusals: dict[int, str]) -> dict[str, Check]:
+    checks = {}
+    if randomiser.without:
+        few = ", ".join(path or "the model itself" for path in randomiser.without[:3])
+        text = (
+            f"{len(randomiser.without)} of {parts.total} layers have no initialiser of their own ({few}): normal "
+            "noise like their weights took its place."
+        )
+        checks["initialiser"] = Check(text, "note", len(randomiser.without))
+    if refusals:
+        text = f"At {len(refusals)} of {len(parts.parts)} stages there is no map: {next(iter(refusals.values()))}"
+        checks["refused"] = Check(text, "note", len(refusals))
+    return checks
+
+
+def _edges(model: Model, x: Batch, original: Tensor) -> dict[str, Check]:
+    """The control: an edge detector has similarity 1 at every stage, since it knows no weights."""
+    picture = x if isinstance(x, Tensor) else next(iter(x.values()))
+    if model.space.kind != "image" or original.ndim != 3:
+        return {}
+    outlines = torch.stack([edges(p) for p in picture])
+    sizes = original.abs().cpu()
+    at = outlines if outlines.shape == sizes.shape else resized(outlines, sizes.shape[1:])
+    rho = float(spearman(sizes.flatten(1), at.flatten(1)).nanmean())
+    text = (
+        f"An edge detector would stay at 1 throughout. The sizes of this map have a rank correlation of {rho:.2f} "
+        "with the picture's edges."
+    )
+    return {"edges": Check(text, "note", rho)}

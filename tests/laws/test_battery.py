@@ -1,0 +1,25 @@
+"""Every method of the catalogue, held to every law."""
+
+import pytest
+from click.testing import CliRunner
+
+from cutaway.cli import cli
+from cutaway.core.method import catalogue
+from cutaway.testing.battery import check_method
+
+# Options beside a method's own quick ones, so that one call fits images and rows.
+OPTIONS = {"insertion": {"fills": ("zero",)}}
+CASES = [(name, check) for name in catalogue() for check in check_method(name, **OPTIONS.get(name, {}))]
+
+
+@pytest.mark.parametrize(("name", "check"), CASES, ids=[f"{name}-{check.name}" for name, check in CASES])
+def test_law(name, check):
+    check()
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_the_command_line_shows_every_option(name):
+    shown = CliRunner().invoke(cli, ["run", name.replace("_", "-"), "--help"])
+    assert shown.exit_code == 0, shown.output
+    for option in catalogue()[name].options:
+        assert f"--{option.name.replace('_', '-')}" in shown.output
