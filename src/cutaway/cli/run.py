@@ -1,0 +1,97 @@
+"""`cutaway run METHOD`: a command for each method of the catalogue, with its options."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from cutaway.cli.options import examples, show, with_model, with_output
+from cutaway.cli.progress import bars
+from cutaway.core.catalogue import Method, Option, catalogue, find
+from cutaway.core.model import Model
+from cutaway.core.result import Result
+from cutaway.plot import describe, png, png_bytes
+from cutaway.report import write
+from cutaway.session.run import run as run_method
+from cutaway.store import Study
+
+_MARKS = {"ok": "✓", "note": "·", "warn": "!", "fail": "✗"}
+
+
+class _Methods(click.Group):
+    """One command for each method, made from its signature."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All methods, as the shell writes them."""
+        return [name.replace("_", "-") for name in catalogue()]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command:
+        """The command of one method."""
+        return command_of(find(name))
+
+
+@click.command("run", cls=_Methods)
+def run() -> None:
+    """Run one method: `cutaway run occlusion --x cat.jpg --target tabby`.
+
+    `cutaway run METHOD --help` shows its options; `cutaway methods` lists what each method answers.
+    """
+
+
+def command_of(entry: Method) -> click.Command:
+    """The command line of a method: what it works on, then its own options."""
+
+    def call(model: Model, x: tuple[str, ...], study: Path, open_it: bool, picture: Path | None, **given: Any) -> None:
+        kept = Study(study, draw=png_bytes)
+        given = {name: value for name, value in given.items() if value is not None}
+        batch: Any = list(x) if model.space.kind == "tokens" else examples(x, model)
+        with bars():
+            result = run_method(entry.name, model, batch, study=kept, **given)
+        tell(result, Console())
+        key = kept.key_of(result.provenance)
+        click.echo(f"kept as {key[:12]} in {study}; `cutaway report {key[:12]} --study {study}` makes a page of it")
+        if picture is not None:
+            png(result, picture)
+            click.echo(f"picture: {picture}")
+        if open_it:
+            show(write([result], study / "pages" / f"{key[:12]}.html", overwrite=True))
+
+    command = call
+    for option in reversed(entry.options):
+        command = _option(option)(command)
+    if "attribution" in entry.positional:
+        about = "The method whose explanation is examined."
+        command = click.option("--attribution", default="gradient", show_default=True, help=about)(command)
+    if {"target", "attribution"} & set(entry.positional):
+        about = "Class name or number, or a target such as 'logit(3) - logit(5)'. The predicted class if not given."
+        command = click.option("--target", help=about)(command)
+    command = click.option("--picture", type=click.Path(path_type=Path), help="Also draw the result into this PNG.")(
+        command
+    )
+    about = "Photo, folder, data set (`cutaway data`), or - for standard input; again for more. Text for a text model."
+    command = click.option("--x", required=True, multiple=True, help=about)(with_output(with_model(command)))
+    return click.command(entry.name.replace("_", "-"), help=_help(entry), short_help=entry.summary)(command)
+
+
+def tell(result: Result, console: Console) -> None:
+    """The result in words: what it is, its checks, its cost."""
+    console.print(f"[bold]{type(result).__name__}[/bold] of {result.provenance.method}", highlight=False)
+    console.print(describe(result), highlight=False, markup=False)
+    for name, check in result.checks.items():
+        console.print(f"{_MARKS[check.status]} {name}: {check}", highlight=False, markup=False)
+    cost = result.provenance.cost
+    console.print(f"{cost.forwards} forwards, {cost.backwards} backwards, {cost.seconds:.1f} s", highlight=False)
+
+
+def _help(entry: Method) -> str:
+    example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea"
+    return f"{entry.summary}\n\nExample: {example}\n\nPython: cutaway.run('{entry.name}', model, x)"
+
+
+def _option(option: Option) -> Any:
+    default = "none" if option.default is None else str(option.default)
+    if isinstance(option.default, tuple):
+        default = ";".join(map(str, option.default))
+    about = option.help if not option.choices else f"{option.help} One of: {', '.join(option.choices)}."
+    return click.option(f"--{option.name.replace('_', '-')}", option.name, help=f"{about}  [default: {default}]")

@@ -1,0 +1,1 @@
+"""From words to results: methods, models and data by name."""

@@ -1,0 +1,108 @@
+"""Run any method of the catalogue by name."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cutaway.core.call import held, perform, prepare
+from cutaway.core.errors import BadOption
+from cutaway.core.method import catalogue, find
+from cutaway.core.model import Model
+from cutaway.core.result import Attribution, Result, Table
+from cutaway.core.target import TargetLike
+from cutaway.data import load as load_data
+from cutaway.plot import png_bytes
+from cutaway.store import DamagedResult, Study
+from cutaway.zoo import load as load_model
+
+
+def run(
+    name: str,
+    model: Model | str,
+    x: Any,
+    attribution: Attribution | str | None = None,
+    *,
+    target: TargetLike | None = None,
+    study: Study | str | Path | None = None,
+    **options: Any,
+) -> Result:
+    """Run a method by its name.
+
+    Args:
+        name: As `cutaway methods` lists it; `-` and `_` are the same.
+        model: A `Model`, or what `cutaway.load` takes.
+        x: Inputs, or what `cutaway.data` takes.
+        attribution: For methods that examine an explanation: that one, or the name of the method that makes it.
+        target: What to explain: a class number or name, a target such as "logit(3) - logit(5)", or one for each input.
+            The predicted class if not given.
+        study: Keep the result in this folder, and take it from there if it is there already.
+        options: The method's own options, as values or text.
+
+    Returns:
+        The method's result.
+
+    Raises:
+        UnknownName: No such method, model, data set, class or option.
+        BadOption: An option out of range.
+    """
+    entry, model = find(name), opened(model)
+    if attribution is not None and "attribution" not in entry.positional:
+        raise BadOption(
+            f"{entry.name} makes an explanation and does not examine one; expected {', '.join(entry.positional)}."
+        )
+    given = {"model": model, "x": inputs(x, model)} | {
+        k: v for k, v in (("attribution", attribution), ("target", target)) if v is not None
+    }
+    if study is None:
+        return entry.function(**given, **options)
+    kept = study if isinstance(study, Study) else Study(study, draw=png_bytes)
+    with held((), given):
+        call = prepare(entry, (), given | options)
+        found = _kept(kept, kept.key_of(call.about))
+        if found is not None:
+            return found
+        result = perform(call)
+    kept.put(result)
+    return result
+
+
+def _kept(study: Study, key: str) -> Result | None:
+    """A result from the study. A damaged one has been set aside: it is made again, and that is said once."""
+    try:
+        return study.get(key) if study.has(key) else None
+    except DamagedResult as damage:
+        warnings.warn(f"{damage} It is made again.", stacklevel=3)
+        return None
+
+
+def opened(model: Model | str) -> Model:
+    """A model, loaded if it came as a name."""
+    if isinstance(model, nn.Module):
+        raise BadOption(
+            "expected a Model, which also knows what an input is: cutaway.Model(net, space=cutaway.images(224))."
+        )
+    return model if isinstance(model, Model) else load_model(str(model))
+
+
+def inputs(x: Any, model: Model) -> Any:
+    """Inputs for a model, read if they came as a name; text stays text for a model that reads it."""
+    if isinstance(x, str | Path) and model.space.kind != "tokens":
+        return load_data(str(x), space=model.space)
+    return x
+
+
+def methods(*, room: str | None = None) -> Table:
+    """The catalogue as a table.
+
+    Args:
+        room: Only methods of this room: "attribution", "evaluation".
+    """
+    entries = [m for m in catalogue().values() if room in (None, m.room)]
+    if not entries:
+        raise BadOption(
+            f"expected a room out of {', '.join(sorted({m.room for m in catalogue().values()}))}; got {room!r}."
+        )
+    rows = [[m.name, m.room, m.summary, m.result, m.paper] for m in entries]
+    return Table(title="methods", columns=["method", "room", "what it answers", "result", "paper"], rows=rows)
