@@ -61,8 +61,8 @@ def single_precision(model: Model, x: Batch, target: Target) -> Attribution:
 
 @method(**ALWAYS)
 def counts_chunks(model: Model, x: Batch, target: Target) -> Attribution:
-    """Slopes, plus the model's batch size."""
-    return explained(model, x, target, model.gradient(x, target).slope + model._chunk)
+    """Slopes, plus the size of a chunk."""
+    return explained(model, x, target, model.gradient(x, target).slope + model._runner.chunk)
 
 
 @method(**ALWAYS)

@@ -6,25 +6,24 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.core.batch import Batch, join, repeat, select, size, take
+from cutaway.core.batch import Batch, join, select, size, take
 from cutaway.core.borrow import borrowed
 from cutaway.core.door import admitted
 from cutaway.core.errors import BadOption, BadShape, NotPossible, unknown_name
-from cutaway.core.operations import Census, Operation, Places, Rules, UnderRules
+from cutaway.core.fingerprint import bits_of, sum_of_bits
+from cutaway.core.operations import Census, Operation, Places, Rules
 from cutaway.core.overflow import first_overflow
-from cutaway.core.pace import Widest, keep_freed_memory, rows_at_once
 from cutaway.core.patched import Patched
-from cutaway.core.replay import Diverged, Recorded, Recorder, Replayer
+from cutaway.core.replay import Recorder
+from cutaway.core.runner import Plan, Prefix, Runner
 from cutaway.core.site import INPUT, OUTPUT, Site
 from cutaway.core.space import Space
-from cutaway.core.taps import Edit, Stop, Taps, apply_edit, batch_axis, batch_second
+from cutaway.core.taps import Edit, batch_axis, batch_second
 from cutaway.core.target import Target, TargetLike
 from cutaway.core.trace import ScoreKind, Trace
 
@@ -50,23 +49,6 @@ class Layer(NamedTuple):
     shape: tuple[int, ...] | None
     parameters: int
     calls: int
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """One input's forward up to a place, ready to be continued from there.
-
-    Attributes:
-        site: The place.
-        value: The activation there, (1, ...).
-        x: The input, one row.
-        calls: The recorded operations; None where replaying does not reproduce this network, which is then run in full.
-    """
-
-    site: Site
-    value: Tensor
-    x: Batch
-    calls: list[Recorded] | None
 
 
 class Model:
@@ -110,19 +92,20 @@ class Model:
         self.name = name or type(self.module).__name__
         self.scores: ScoreKind = scores
         self.tokenizer = tokenizer
-        self.spent: Counter[str] = Counter()
-        self._output = tuple(part for part in output.split("/") if part)
-        self._embedding = Site.of(embedding) if embedding else None
         self._batch_size = batch_size
-        self._chunk = batch_size or rows_at_once(self.device)
-        self._widest = 0
-        self._calls: dict[str, int] = {}
+        self._runner = Runner(
+            self.module,
+            space,
+            name=self.name,
+            output=tuple(part for part in output.split("/") if part),
+            embedding=Site.of(embedding) if embedding else None,
+            batch_size=batch_size,
+            device=self.device,
+        )
         self._lock = threading.RLock()
         self._borrowers = 0
         self.was_training = False
         self._steady: bool | None = None
-        self._boxes_hold: bool | None = None
-        self._channels_last = False
         self._print: tuple[tuple[tuple[int, int, int, float], ...], str] | None = None
 
     def __repr__(self) -> str:
@@ -145,18 +128,23 @@ class Model:
     @property
     def is_scripted(self) -> bool:
         """True for a TorchScript module, which takes no hooks."""
-        return isinstance(self.module, torch.jit.ScriptModule)
+        return self._runner.is_scripted
+
+    @property
+    def spent(self) -> Counter[str]:
+        """Forwards and backwards of single inputs so far."""
+        return self._runner.spent
 
     @property
     def fingerprint(self) -> str:
         """A hash of all parameters and buffers, the same on every machine."""
         state = sorted((name, t) for name, t in self.module.state_dict().items() if isinstance(t, Tensor))
-        key = tuple(_sum_of_bits(t) for _, t in state)
+        key = tuple(sum_of_bits(t) for _, t in state)
         if self._print is None or self._print[0] != key:
             digest = hashlib.sha256()
             for name, t in state:
                 digest.update(name.encode())
-                digest.update(_bytes(t).data)
+                digest.update(bits_of(t).data)
             self._print = (key, digest.hexdigest())
         return self._print[1]
 
@@ -203,7 +191,7 @@ class Model:
         Raises:
             NotPossible: The module is scripted and cannot be looked into.
         """
-        self._hookable()
+        self._runner.check_hookable()
         batch = take(self.inputs(self.example() if x is None else x), slice(0, 1))
         shapes: dict[str, tuple[int, ...] | None] = {}
         calls: Counter[str] = Counter()
@@ -235,10 +223,10 @@ class Model:
         Args:
             x: An input to run; a neutral one if not given.
         """
-        self._hookable()
+        self._runner.check_hookable()
         batch = take(self.inputs(self.example() if x is None else x), slice(0, 1))
         with self.borrow(), torch.no_grad(), Places(self.module) as places:
-            args, kwargs = self._arguments(batch)
+            args, kwargs = self._runner.arguments(batch)
             census = Census(places)
             with census:
                 self.module(*args, **kwargs)
@@ -251,13 +239,13 @@ class Model:
             self.space,
             classes=self.classes,
             name=self.name,
-            output="/".join(self._output),
+            output="/".join(self._runner.output),
             scores=self.scores,
             tokenizer=self.tokenizer,
-            embedding=str(self._embedding or ""),
-            batch_size=self._chunk,
+            embedding=str(self._runner.embedding or ""),
+            batch_size=self._runner.chunk,
         )
-        other.spent = self.spent
+        other._runner.spent = self.spent
         return other
 
     def example(self) -> Any:
@@ -314,10 +302,11 @@ class Model:
 
         def chunk(rows: slice) -> dict[Site, Tensor]:
             with torch.no_grad():
-                return self._once(plan, rows, wanted, None, rules)[0]
+                return self._runner.once(plan, rows, wanted, None, rules)[0]
 
         with self.borrow():
-            parts = list(self._chunks(plan.rows, chunk, _VARIANTS_PER_ROW if self._is_narrow(plan) else 1))
+            times = _VARIANTS_PER_ROW if self._runner.is_narrow(plan) else 1
+            parts = list(self._runner.chunks(plan.rows, chunk, times))
         return self._trace({site: join([part[site] for part in parts]).contiguous() for site in wanted})
 
     def gradient(
@@ -356,7 +345,7 @@ class Model:
             return self._slope(plan, rows, target.take(rows), site, rules)
 
         with self.borrow():
-            parts = list(self._chunks(plan.rows, chunk))
+            parts = list(self._runner.chunks(plan.rows, chunk))
         return Gradient(*(join([part[k] for part in parts]) for k in range(3)))
 
     def prefix(self, x: Any, at: Site | str) -> Prefix:
@@ -365,18 +354,19 @@ class Model:
         Raises:
             BadShape: More than one input.
         """
-        site, batch = self._resolved(Site.of(at)).whole, self.inputs(x)
+        site, batch = self._runner.resolved(Site.of(at)).whole, self.inputs(x)
         if size(batch) != 1:
             raise BadShape(f"expected one input for a prefix; got {size(batch)}.")
         if site == INPUT:
-            return Prefix(site, self._primary(batch), batch, None)
+            return Prefix(site, self._runner.primary(batch), batch, None)
         with self.borrow(), torch.no_grad():
             recorder = Recorder(list(batch.values()) if isinstance(batch, dict) else [batch])
-            with self._taps([site], {site: lambda t: t}, None, 1, arrived=lambda *_: recorder.cut()) as taps, recorder:
-                out = self._forward(batch, lay_out=False)
+            taps = self._runner.taps([site], {site: lambda t: t}, None, 1, arrived=lambda *_: recorder.cut())
+            with taps, recorder:
+                out = self._runner.forward(batch, lay_out=False)
             taps.check()
-            self._calls.update(taps.calls)
-            value, output = taps.found[site], select(out, self._output, self.name)
+            self._runner.calls.update(taps.calls)
+            value, output = taps.found[site], select(out, self._runner.output, self.name)
             calls = None if recorder.overwritten else recorder.recording()
             prefix = Prefix(site, value.clone(), batch, calls)
             return (
@@ -388,19 +378,8 @@ class Model:
     def is_steady(self, x: Batch) -> bool:
         """True if the same input gives the same output twice, alone and in a batch. Looked at once for each model."""
         if self._steady is None:
-            row = take(x, slice(0, 1))
-            keep_freed_memory()
             with self.borrow(), torch.no_grad():
-                with Widest() as widest:
-                    alone = select(self._forward(row), self._output, self.name)
-                pair = select(self._forward(repeat(row, 2)), self._output, self.name)
-                self._widest = widest.bytes
-                self._chunk = self._batch_size or rows_at_once(self.device, widest.bytes)
-                # Zero for what is not finite: that is not the same as random.
-                pair, alone = torch.nan_to_num(pair), torch.nan_to_num(alone)
-                close = 1e-4 * (1 + float(alone.abs().max()) if alone.numel() else 1.0)
-                self._steady = bool(((pair - alone).abs() <= close).all())
-                self._channels_last = self._runs_channels_last(repeat(row, 2), pair)
+                self._steady = self._runner.look(take(x, slice(0, 1)), self._batch_size, self.device)
         return self._steady
 
     @contextlib.contextmanager
@@ -419,38 +398,22 @@ class Model:
 
     # -- how it runs ---------------------------------------------------------------------------------------------------
 
-    def _plan(self, x: Any, edit: Edits | None, prefix: Prefix | None) -> "_Plan":
+    def _plan(self, x: Any, edit: Edits | None, prefix: Prefix | None) -> "Plan":
         edits = {Site.of(site): values for site, values in (edit or {}).items()}
         if any(site.module == "output" for site in edits):
             raise BadOption("expected an edit inside the network; the output is its end. Edit the last layer by name.")
         if prefix is None:
             batch = x if isinstance(x, Patched) else self.inputs(x)
-            return _Plan(batch, size(batch), edits, None)
-        values = next((v for site, v in edits.items() if self._resolved(site) == prefix.site), None)
+            return Plan(batch, size(batch), edits, None)
+        values = next((v for site, v in edits.items() if self._runner.resolved(site) == prefix.site), None)
         if not isinstance(values, Tensor):
             raise BadOption(
                 f"expected edit={{{str(prefix.site)!r}: tensor}} with one row for each variant of the prefix."
             )
-        return _Plan(prefix.x, len(values), edits, prefix)
+        return Plan(prefix.x, len(values), edits, prefix)
 
-    def _chunks(self, rows: int, work: Callable[[slice], Any], times: int = 1) -> Iterator[Any]:
-        """Work through the rows in chunks, `times` as many at once, and in smaller ones when memory runs out."""
-        start = 0
-        while start < rows or (rows == 0 and start == 0):
-            stop = min(rows, start + self._chunk * times)
-            try:
-                yield work(slice(start, stop))
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if self._chunk == times == 1:
-                    raise NotPossible(f"not enough memory for one input of {self.name}: {error}") from error
-                self._chunk, times = (self._chunk // 2, times) if self._chunk > 1 else (1, times // 2)
-                continue
-            start = max(stop, 1)
-
-    def _slope(self, plan: "_Plan", rows: slice, target: Target, site: Site, rules: Rules | None) -> Gradient:
-        found, leaf = self._once(plan, rows, list(target.sites), site.whole, rules)
+    def _slope(self, plan: "Plan", rows: slice, target: Target, site: Site, rules: Rules | None) -> Gradient:
+        found, leaf = self._runner.once(plan, rows, list(target.sites), site.whole, rules)
         assert leaf is not None
         score = target(self._trace(found)).expand(len(leaf))
         if not score.requires_grad:
@@ -472,140 +435,8 @@ class Model:
         if slope is None:
             raise NotPossible(f"{target} does not depend on {site}: that place comes after what the target reads.")
         self.spent["backwards"] += len(leaf)
-        index = site.index(leaf, self._module_at(site))
+        index = site.index(leaf, self._runner.module_at(site))
         return Gradient(score.detach(), leaf.detach()[index], slope[index])
-
-    def _once(
-        self, plan: "_Plan", rows: slice, wanted: Sequence[Site], leaf: Site | None, rules: Rules | None
-    ) -> tuple[dict[Site, Tensor], Tensor | None]:
-        """One forward of one chunk: what was read, and the tensor at `leaf` with a graph from there on."""
-        count = rows.stop - rows.start
-        replay = plan.prefix if plan.prefix is not None and plan.prefix.calls is not None else None
-        edits = {site: _rows_of(values, rows, plan.rows) for site, values in plan.edits.items()}
-        if replay is not None and leaf is None and self._channels_last:
-            edits = {site: _channels_last(values) for site, values in edits.items()}
-        batch = take(plan.x, rows) if plan.prefix is None else repeat(plan.x, count)
-        if isinstance(batch, Patched):
-            plain = not (leaf or edits or rules) and wanted == [OUTPUT]
-            batch = batch if plain and self._holds_boxes(batch) else batch.full()
-        try:
-            return self._tapped(batch, count, edits, wanted, leaf, rules, replay)
-        except Diverged:
-            return self._tapped(repeat(plan.x, count), count, edits, wanted, leaf, rules, None)
-        except RuntimeError as error:
-            if not self._channels_last or "view size is not compatible" not in str(error):
-                raise
-            self._channels_last = False
-            return self._once(plan, rows, wanted, leaf, rules)
-
-    def _is_narrow(self, plan: "_Plan") -> bool:
-        """Are the activations small: boxes of an image, or what comes after a place that is late?"""
-        if plan.prefix is None or plan.prefix.calls is None:
-            return isinstance(plan.x, Patched)
-        return 8 * plan.prefix.value.numel() * plan.prefix.value.element_size() <= self._widest
-
-    def _holds_boxes(self, x: Patched) -> bool:
-        """Does this network give from boxes what it gives from whole images? Looked at once for each model."""
-        if self._boxes_hold is None and x.is_local:
-            try:
-                whole = x[:1]
-                assert isinstance(whole, Patched)
-                outputs = (self._forward(one) for one in (x[:1], whole.full()))
-                self._boxes_hold = _same(*(select(out, self._output, self.name) for out in outputs))
-            except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, NotPossible):
-                self._boxes_hold = False
-        return bool(self._boxes_hold)
-
-    def _runs_channels_last(self, batch: Batch, output: Tensor) -> bool:
-        """Does this network take images with the channels innermost, which the CPU convolves faster?"""
-        if not isinstance(batch, Tensor) or batch.ndim != 4 or batch.device.type != "cpu":
-            return False
-        try:
-            seen = self._seen(batch, lay_out=False).contiguous(memory_format=torch.channels_last)
-            return _same(select(self.module(seen), self._output, self.name), output)
-        except RuntimeError:
-            return False
-
-    def _tapped(
-        self,
-        batch: Batch,
-        count: int,
-        edits: Mapping[Site, Edit],
-        wanted: Sequence[Site],
-        leaf: Site | None,
-        rules: Rules | None,
-        replay: Prefix | None,
-    ) -> tuple[dict[Site, Tensor], Tensor | None]:
-        batch, found = self._at_input(batch, edits, wanted, leaf)
-        inner = {self._resolved(s): v for s, v in edits.items() if self._resolved(s).module != "input"}
-        reads = {s: self._resolved(s) for s in wanted if s not in (INPUT, OUTPUT) or self._resolved(s) != s}
-        cut = self._resolved(leaf) if leaf is not None else None
-        player = Replayer(replay.calls, count) if replay is not None and replay.calls is not None else None
-        stop = self._calls if OUTPUT not in wanted else None
-        output = None
-        with contextlib.ExitStack() as around:
-            around.enter_context(torch.set_grad_enabled(leaf is not None))
-            taps = self._taps(
-                list(reads.values()),
-                inner,
-                None if cut == INPUT else cut,
-                count,
-                stop=stop,
-                arrived=_live(player, replay),
-            )
-            around.enter_context(taps)
-            if rules:
-                around.enter_context(UnderRules(rules, around.enter_context(Places(self.module))))
-            if player is not None:
-                around.enter_context(player)
-            self.spent["forwards"] += count
-            with contextlib.suppress(Stop):
-                # A replay answers the operations of the recorded run, laid out as there, so there may be no others.
-                output = self._forward(batch, lay_out=player is None)
-                taps.check()
-                self._calls.update(taps.calls)
-        found |= {name: taps.found[place] for name, place in reads.items()}
-        if OUTPUT in wanted:
-            found[OUTPUT] = select(output, self._output, self.name)
-        return found, found.get(INPUT) if cut == INPUT else taps.found[cut] if cut is not None else None
-
-    def _at_input(
-        self, batch: Batch, edits: Mapping[Site, Edit], wanted: Sequence[Site], leaf: Site | None
-    ) -> tuple[Batch, dict[Site, Tensor]]:
-        """Edit, read and cut at the input itself; for tokens, the input is the embedding, a place like any other."""
-        if self._resolved(INPUT) != INPUT:
-            return batch, {}
-        x = self._primary(batch)
-        for site, values in edits.items():
-            if site.whole == INPUT:
-                x = apply_edit(x, site, values, None)
-        if leaf == INPUT:
-            x = x.detach().requires_grad_()
-        found = {INPUT: x} if INPUT in wanted or leaf == INPUT else {}
-        return (x if isinstance(batch, Tensor) else {**batch, next(iter(batch)): x}), found
-
-    def _forward(self, batch: Batch, *, lay_out: bool = True) -> Any:
-        args, kwargs = self._arguments(batch, lay_out)
-        return self.module(*args, **kwargs)
-
-    def _arguments(self, batch: Batch, lay_out: bool = True) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        # Clone: an operation in place at the entrance would write into the caller's memory, or into a leaf.
-        if isinstance(batch, Tensor):
-            return (self._seen(batch, lay_out),), {}
-        first, *others = batch
-        return (), {first: self._seen(batch[first], lay_out)} | {name: batch[name].clone() for name in others}
-
-    def _seen(self, x: Tensor, lay_out: bool) -> Tensor:
-        seen = x if self.space.kind == "tokens" else self.space.normalised(x)
-        if lay_out and self._channels_last and len(x) > 1 and not torch.is_grad_enabled():
-            seen = _channels_last(seen)
-        return x.clone() if seen is x else seen
-
-    def _taps(self, read: list[Site], edits: Mapping[Site, Edit], leaf: Site | None, rows: int, **more: Any) -> Taps:
-        for site in [*read, *edits, *([leaf] if leaf else [])]:
-            self._module_at(site, required=True)
-        stop = more.pop("stop", None)
-        return Taps(self.module, read=read, edits=edits, leaf=leaf, rows=rows, stop=stop, **more)
 
     def _reproduces(self, prefix: Prefix, output: Tensor) -> bool:
         """Does continuing from the recorded place give the recorded output, for each of two rows?"""
@@ -618,42 +449,8 @@ class Model:
         )
 
     def _trace(self, found: dict[Site, Tensor]) -> Trace:
-        modules = {site.module: m for site in found if (m := self._module_at(site)) is not None}
+        modules = {site.module: m for site in found if (m := self._runner.module_at(site)) is not None}
         return Trace(found, modules, self.scores, self.class_index, len(self.classes or ()))
-
-    def _resolved(self, site: Site) -> Site:
-        """The module behind the name `input` where that is an embedding."""
-        if site.module != "input" or self._embedding is None:
-            if site.module == "input" and self.space.kind == "tokens":
-                raise NotPossible(
-                    f"{self.name} has no embedding place, so its input has no gradient; pass embedding=... to Model."
-                )
-            return site
-        at = self._embedding
-        return Site(at.module, at.call, at.part, site.unit, site.head, site.position)
-
-    def _module_at(self, site: Site, *, required: bool = False) -> nn.Module | None:
-        if site.module in ("input", "output"):
-            return None
-        if required:
-            self._hookable()
-        try:
-            return self.module.get_submodule(site.module)
-        except AttributeError:
-            names = [path for path, _ in self.module.named_modules(remove_duplicate=False) if path]
-            more = f"`cutaway layers {self.name}` lists all {len(names)}."
-            raise unknown_name(f"layer in {self.name} called", site.module, names, more) from None
-
-    def _hookable(self) -> None:
-        if self.is_scripted:
-            raise NotPossible(
-                f"{self.name} is a scripted module and cannot be looked into; what works: methods that only run it "
-                "(occlusion, rise, insertion, deletion) and gradients at the input. "
-                "Pass the original nn.Module for the rest."
-            )
-
-    def _primary(self, batch: Batch) -> Tensor:
-        return batch if isinstance(batch, Tensor) else next(iter(batch.values()))
 
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.module.parameters()
@@ -670,61 +467,3 @@ class Model:
             )
             return self._unwrapped(original)
         return module
-
-
-def _channels_last(values: Any) -> Any:
-    many = isinstance(values, Tensor) and values.ndim == 4 and values.shape[1] > 1
-    return values.contiguous(memory_format=torch.channels_last) if many else values
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-class _Plan(NamedTuple):
-    """What to run: the input, how many rows come out, and what changes on the way."""
-
-    x: Batch
-    rows: int
-    edits: dict[Site, Edit]
-    prefix: Prefix | None
-
-
-def _sum_of_bits(t: Tensor) -> tuple[int, int, int, float]:
-    """A cheap sign that a tensor is what it was; the version alone misses changes through `.data`."""
-    data = _bytes(t)
-    whole = len(data) // 8 * 8
-    # Wrapping sums of 8 bytes at a time: 20 times faster than a checksum, and only a swap through `.data` escapes them.
-    total = int(np.add.reduce(data[:whole].view(np.int64))) + int(np.add.reduce(data[whole:], dtype=np.int64))
-    # The sum of values as well: an even number of changed signs leaves the sum of bits as it was.
-    return t.data_ptr(), 0 if t.is_inference() else t._version, total, float(t.sum())
-
-
-def _bytes(t: Tensor) -> np.ndarray:
-    t = t.detach().cpu()
-    # NumPy has fewer floating-point types than torch; the bits are what counts.
-    t = t if t.dtype in (torch.float32, torch.float64, torch.int64) else t.contiguous().flatten().view(torch.uint8)
-    return np.ascontiguousarray(t.numpy()).reshape(-1).view(np.uint8)
-
-
-def _rows_of(values: Edit, rows: slice, total: int) -> Edit:
-    """The share of an edit that belongs to a chunk: its rows, where it has as many axes as what it replaces."""
-    if not isinstance(values, Tensor):
-        return values
-    given = values.clone() if values.is_inference() else values  # autograd refuses such tensors
-    return lambda old: given[rows] if given.ndim == old.ndim and len(given) == total else given
-
-
-def _live(player: Replayer | None, prefix: Prefix | None) -> Callable[[Site, Tensor], None] | None:
-    if player is None or prefix is None:
-        return None
-    return lambda site, _: player.go_live() if site == prefix.site else None
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "can't allocate memory" in text
-    )

@@ -7,6 +7,7 @@ slice in brackets where wanted: `shapes/test[0:16]`, `digits/test[3]`, `photos/c
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,7 +84,7 @@ def _named(text: str, space: Space | None) -> Examples | None:
 
     name, index = _split(text)
     entry = catalogue().get(name)
-    return entry.take(which(index, entry.size, text), space) if entry else None
+    return replace(entry.take(which(index, entry.size, text), space), source=text) if entry else None
 
 
 def _from_disk(text: str, space: Space | None, broken: Literal["stop", "skip"]) -> Examples:
