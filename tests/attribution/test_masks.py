@@ -164,35 +164,34 @@ def test_the_mean_of_a_rectangle_has_the_expected_map():
     assert 16 <= x_at < 24
 
 
-@pytest.mark.parametrize(("estimate", "few"), [("paper", 100), ("centred", 100), ("adjusted", 400)])
+@pytest.mark.parametrize(("estimate", "few"), [("paper", 100), ("centred", 100), ("adjusted", 200)])
 def test_the_error_falls_with_the_square_root_of_the_masks_and_is_what_it_says(estimate, few):
     model = tiny_model("conv")
     x = inputs_for(model, 1)
     errors = []
     for masks in (few, 4 * few):
-        found = [rise(model, x, 1, masks=masks, agreement=1, estimate=estimate, seed=s) for s in range(24)]
+        found = [rise(model, x, 1, masks=masks, agreement=1, estimate=estimate, seed=s) for s in range(16)]
         spread = torch.stack([f.values for f in found]).std(0).mean()
         said = torch.stack([f.extra["error"] for f in found]).mean()
-        assert float(spread / said) == pytest.approx(1, abs=0.12)
+        assert float(spread / said) == pytest.approx(1, abs=0.15)
         errors.append(spread)
-    assert float(errors[0] / errors[1]) == pytest.approx(2, rel=0.2)
+    assert float(errors[0] / errors[1]) == pytest.approx(2, rel=0.25)
 
 
 def test_each_estimate_has_the_same_expectation_and_less_noise_than_the_one_before():
     model = tiny_model("residual")
     x = inputs_for(model, 1)
-    many = rise(model, x, 1, masks=20_000, agreement=1, estimate="centred").values
+    many = rise(model, x, 1, masks=5000, agreement=1, estimate="centred").values
     noise = []
     for estimate in ("paper", "centred", "adjusted"):
         maps = torch.stack(
-            [rise(model, x, 1, masks=300, agreement=1, estimate=estimate, seed=s).values for s in range(1, 25)]
+            [rise(model, x, 1, masks=300, agreement=1, estimate=estimate, seed=s).values for s in range(1, 13)]
         )
         noise.append(maps.std(0).mean())
         off = maps.mean(0) - many
-        if estimate == "paper":
-            off = off - off.mean()
-        # 24 maps and one of 20,000 masks; neighbours deviate together.
-        assert off.abs().mean() < 2 * noise[-1] / math.sqrt(24) + noise[1] / 8
+        off = off - off.mean() if estimate == "paper" else off
+        # Of 12 maps of 300 masks, and one of 5,000; neighbours deviate together.
+        assert off.abs().mean() < 2 * (noise[-1] ** 2 / 12 + noise[min(1, len(noise) - 1)] ** 2 * 300 / 5000).sqrt()
     assert noise[0] > 2 * noise[1]
     assert noise[1] > 1.2 * noise[2]
 

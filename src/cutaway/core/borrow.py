@@ -62,7 +62,7 @@ class _Snapshot:
         self.attributes = [(m, m.__dict__.copy()) for _, m in modules]
         held = [value for _, attributes in self.attributes for value in attributes.values()]
         # Hooks, submodules and a user's own caches live in such containers.
-        self.containers: list[Any] = [(v, v.copy()) for v in held if type(v) in _CONTAINERS]
+        self.containers: list[Any] = [(v, v.copy() if v else ()) for v in held if type(v) in _CONTAINERS]
         self.tensors = [(t, t.detach().clone()) for t in held if isinstance(t, Tensor)]
         self.tensors += [(b, b.detach().clone()) for _, m in modules for b in m._buffers.values() if b is not None]
         self.parameters = [

@@ -38,14 +38,17 @@ def sum_of_bits(t: Tensor) -> tuple[int, int, int, float]:
     data = bits_of(t)
     whole = len(data) // 8 * 8
     # Wrapping sums of 8 bytes at a time: 20 times faster than a checksum, and only a swap through `.data` escapes them.
-    total = int(np.add.reduce(data[:whole].view(np.int64))) + int(np.add.reduce(data[whole:], dtype=np.int64))
+    total = int(np.add.reduce(data[:whole].view(np.int64)))
+    if whole != len(data):
+        total += int(np.add.reduce(data[whole:], dtype=np.int64))
     # The sum of values as well: an even number of changed signs leaves the sum of bits as it was.
-    return t.data_ptr(), 0 if t.is_inference() else t._version, total, float(t.sum())
+    values = float(np.add.reduce(data.view(np.float32))) if t.dtype == torch.float32 else float(t.sum())
+    return t.data_ptr(), 0 if t.is_inference() else t._version, total, values
 
 
 def bits_of(t: Tensor) -> np.ndarray:
     """The bytes of a tensor, row by row."""
-    t = t.detach().cpu()
+    t = t.detach() if t.device.type == "cpu" else t.detach().cpu()
     # NumPy has fewer floating-point types than torch; the bits are what counts.
     t = t if t.dtype in (torch.float32, torch.float64, torch.int64) else t.contiguous().flatten().view(torch.uint8)
     return np.ascontiguousarray(t.numpy()).reshape(-1).view(np.uint8)
