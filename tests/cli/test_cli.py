@@ -11,7 +11,7 @@ from PIL import Image
 from cutaway.cli import main
 from cutaway.core.catalogue import catalogue
 
-NET = '''
+NET = """
 import torch
 from torch import nn
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 def make():
     return Net()
-'''
+"""
 
 
 @pytest.fixture
@@ -83,7 +83,10 @@ def test_lists_are_text_and_json(command, capsys):
 
 def test_layers_lists_places_with_shapes(capsys):
     assert main(["layers", "--model", "shapes-cnn"]) == 0
-    assert "Conv2d" in capsys.readouterr().out
+    by_option = capsys.readouterr().out
+    assert main(["layers", "shapes-cnn"]) == 0
+    assert capsys.readouterr().out == by_option
+    assert "Conv2d" in by_option
 
 
 def test_a_users_own_network_is_explained_with_one_command(here, photo, capsys):
@@ -153,8 +156,18 @@ def test_interrupt_keeps_the_photos_that_are_finished(here, monkeypatch, capsys)
         return real(model, example, *args, **more)
 
     monkeypatch.setattr(compose, "photo", photo)
-    args = ["explain", "shapes/test[0]", "shapes/test[1]", "--model", "shapes-cnn", "--methods", "gradient", "--out", "w"]
+    args = [
+        "explain",
+        "shapes/test[0]",
+        "shapes/test[1]",
+        "--model",
+        "shapes-cnn",
+        "--methods",
+        "gradient",
+        "--out",
+        "w",
+    ]
     assert main(args) == 130
     assert (here / "w" / "report.html").exists()
     assert "1 of 2" in capsys.readouterr().out
-    assert not [p for p in here.rglob("*tmp*")]
+    assert not list(here.rglob("*tmp*"))

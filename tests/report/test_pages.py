@@ -11,13 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from bs4 import BeautifulSoup
 from PIL import Image
 
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption, NotPossible
-from cutaway.core.result import Provenance, Ranking, Scores
-from cutaway.report import Explanation, write, write_explanation
+from cutaway.core.result import Curve, Provenance, Ranking, Scores
+from cutaway.report import Explanation, charts, write, write_explanation
 
 from ..plot.cases import HOSTILE, ODD, results
 
@@ -242,7 +243,7 @@ def test_the_table_puts_each_method_beside_its_controls(explained):
     assert heads[3] == "Deletion area under the curve, lower is better"
     row = [cell.get_text(" ", strip=True) for cell in table.tbody.tr.find_all(["th", "td"])]
     assert row[0] == "Gradient"
-    assert row[3] == "0.14 random order 0.41 edges first 0.31"
+    assert row[3] == "0.14 random 0.41 edges 0.31"
 
 
 def test_a_page_of_every_kind_of_result_names_how_each_was_made(listed):
@@ -286,3 +287,10 @@ def test_what_cannot_be_reported_is_said(tmp_path, explanation):
 
 def test_odd_results_have_a_page(tmp_path):
     assert len(soup_of(write(ODD, tmp_path / "odd.html")).find_all("section")) == len(ODD)
+
+
+def test_a_chart_draws_no_two_series_with_the_same_stroke():
+    many = Curve(x=torch.arange(3.0), y={f"series {k}": torch.arange(3.0) * k for k in range(9)})
+    svg = charts.curve(many, "nine series")
+    assert svg.count('class="line') == charts.SERIES
+    assert 'class="line' not in charts.swatch(charts.SERIES)

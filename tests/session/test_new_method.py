@@ -67,4 +67,6 @@ def test_a_new_method_appears_everywhere(tmp_path, monkeypatch, capsys):
     assert "--power" in capsys.readouterr().out
     assert main(["run", "squared-gradient", "--model", "digits-cnn", "--x", "digits/test[0]", "--power", "1"]) == 0
     assert "squared_gradient" in [m.name for m in compose.chosen("all")]
-    assert ct.run("deletion", "digits-cnn", x, "squared_gradient").provenance.options["attribution"].startswith("squared")
+    assert (
+        ct.run("deletion", "digits-cnn", x, "squared_gradient").provenance.options["attribution"].startswith("squared")
+    )

@@ -16,7 +16,9 @@ def digits():
 def test_takes_model_data_target_and_options_as_text(digits):
     by_text = ct.run("input-x-gradient", "digits-cnn", "digits/test[0:2]", target="logit(3) - logit(5)", wrt="input")
     x = ct.data("digits/test[0:2]")
-    by_object = ct.run("input_x_gradient", digits, x, target=ct.run("gradient", digits, x, target="3").target + " - logit(5)")
+    by_object = ct.run(
+        "input_x_gradient", digits, x, target=ct.run("gradient", digits, x, target="3").target + " - logit(5)"
+    )
     assert torch.equal(by_text.values, by_object.values)
     assert by_text.provenance.input == "digits/test[0:2]"
 

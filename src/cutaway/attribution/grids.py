@@ -54,8 +54,11 @@ class Masks:
         for size, cell in zip(self._size, self._cell, strict=True):
             units = torch.eye(cells, dtype=torch.float64)[None]
             share = F.interpolate(units, size=(cells + 1) * cell, mode="linear", align_corners=False)[0]
-            cut = [share[:, s : s + size] for s in range(cell)]
-            factors.append(torch.stack([part.T @ part for part in cut]).mean(0))
+            common = torch.zeros(size, size, dtype=torch.float64)
+            for shift in range(cell):
+                cut = share[:, shift : shift + size]
+                common += cut.T @ cut / cell
+            factors.append(common)
         return factors[0], factors[1]
 
 

@@ -1,6 +1,7 @@
 """Commands that list what there is: methods, models, data sets, and the layers of a model."""
 
 import json
+from functools import partial
 from typing import Any
 
 import click
@@ -49,10 +50,10 @@ def data(in_json: bool) -> None:
 
 
 @click.command()
-@with_model
+@partial(with_model, argument=True)
 @as_json
 def layers(model: Model, in_json: bool) -> None:
-    """List the places of a model that can be read, edited and explained: `cutaway layers --model shapes-cnn`."""
+    """List the places of a model that can be read, edited and explained: `cutaway layers shapes-cnn`."""
     found = model.layers()
     if in_json:
         click.echo(json.dumps([layer._asdict() for layer in found], indent=1))

@@ -28,16 +28,23 @@ _OWN = {
 }
 
 
-def with_model(command: Command) -> Command:
-    """Add the options that name a model; the command receives `model: Model`."""
+def with_model(command: Command, *, argument: bool = False) -> Command:
+    """Add the options that name a model; the command receives `model: Model`.
+
+    Args:
+        command: What gets them.
+        argument: The model can also be named without `--model`.
+    """
 
     @functools.wraps(command)
-    def loaded(model: str, **given: Any) -> Any:
+    def loaded(model: str, named: str | None = None, **given: Any) -> Any:
         own = {name: given.pop(name) for name in _OWN}
-        return command(model=load_model(model, **{k: v for k, v in own.items() if v is not None}), **given)
+        return command(model=load_model(named or model, **{k: v for k, v in own.items() if v is not None}), **given)
 
     for name, text in reversed(_OWN.items()):
         loaded = click.option(f"--{name}", help=text)(loaded)
+    if argument:
+        loaded = click.argument("named", metavar="[MODEL]", required=False)(loaded)
     about = "A name from `cutaway models`, net.py:function for your own, hf:FOLDER for a text classifier."
     return click.option("--model", default=MODEL, show_default=True, help=about)(loaded)
 

@@ -1,5 +1,6 @@
 """Small charts as SVG inside the page: they follow its colours, scale with it, and their text can be read out."""
 
+import itertools
 import math
 
 import torch
@@ -16,15 +17,16 @@ MOST_DOTS, MOST_SHOWN = 60, 14  # points with a tool tip, and with a dot that is
 
 
 def curve(result: Curve, alt: str) -> Markup:
-    """Lines with bands over common axes."""
+    """Lines with bands over common axes: as many series as there are strokes to tell them apart, the first ones."""
+    drawn = dict(itertools.islice(result.y.items(), SERIES))
     x = result.x.detach().cpu().double()
     x = torch.arange(len(x), dtype=torch.float64) if result.x_names else x
     across = _Axis.over([x], LEFT, WIDTH - RIGHT, grow=False)
-    bands = [*result.low.values(), *result.high.values()]
-    upright = _Axis.over([*result.y.values(), *bands], HEIGHT - BOTTOM, TOP, grow=True)
+    bands = [ends[name] for ends in (result.low, result.high) for name in drawn if name in ends]
+    upright = _Axis.over([*drawn.values(), *bands], HEIGHT - BOTTOM, TOP, grow=True)
     parts = [*_grid(upright), *(_x_names(result, across) if result.x_names else _x_numbers(across))]
     # The method's own series comes first and is drawn last, on top of its controls.
-    for i, (name, values) in reversed(list(enumerate(result.y.items()))):
+    for i, (name, values) in reversed(list(enumerate(drawn.items()))):
         if name in result.low and name in result.high:
             parts.append(_band(x, result.low[name], result.high[name], across, upright, i))
         parts.append(_line(x, values, across, upright, i))
@@ -36,10 +38,12 @@ def curve(result: Curve, alt: str) -> Markup:
 
 
 def swatch(i: int) -> Markup:
-    """A piece of the i-th series' line, for the legend."""
+    """A piece of the i-th series' line, for the legend; empty where the chart does not draw the series."""
+    if i >= SERIES:
+        return Markup('<span class="swatch"></span>')
     return Markup(
         '<svg class="swatch" viewBox="0 0 26 8" aria-hidden="true"><path class="line s{}" d="M1 4H25"/></svg>'
-    ).format(i % SERIES)
+    ).format(i)
 
 
 def bar(share: float) -> Markup:

@@ -143,11 +143,16 @@ def _table(given: Sequence[MapExplanation], maps: list[View]) -> View:
 def _figure_of(result: Result | None) -> View:
     if isinstance(result, Curve) and result.summary:
         own, *controls = result.summary.items()
-        beside = [f"{name.replace('_', ' ')} {number(value, 2)}" for name, value in controls[:2]]
+        beside = [f"{_in_short(name)} {number(value, 2)}" for name, value in controls[:2]]
         return {"text": number(own[1]), "sort": own[1], "beside": beside}
     if isinstance(result, Scores) and len(result.values):
         return {"text": number(float(result.values[0])), "sort": float(result.values[0]), "beside": []}
     return {"text": "–", "sort": "", "beside": []}
+
+
+def _in_short(name: str) -> str:
+    """The name of a control without the words that the column's head already says."""
+    return name.partition(",")[0].removesuffix(" order").removesuffix(" first").replace("_", " ")
 
 
 def _unit_of(result: Any) -> str:
