@@ -34,12 +34,13 @@ def borrowed(module: nn.Module) -> Iterator[None]:
         switches.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
         try:
-            module.eval()
+            if any(part.training for part, _ in before.attributes):
+                module.eval()
             for part, attributes in before.attributes:
                 if attributes.get("_compiled_call_impl") is not None:
                     part._compiled_call_impl = None  # hooks and modes do not reach into compiled code
-            for _, parameter, *_ in before.parameters:
-                if not parameter.is_inference():
+            for _, parameter, required, *_ in before.parameters:
+                if required and not parameter.is_inference():
                     parameter.requires_grad_(False)
             yield
         finally:
@@ -87,9 +88,10 @@ class _Snapshot:
             container.clear()
             (container.extend if isinstance(container, list | deque) else container.update)(contents)
         for _, p, required, grad, _ in self.parameters:
-            if not p.is_inference():  # which cannot be given back its flag, and has no gradients anyway
+            if p.requires_grad != required and not p.is_inference():  # whose flag is fixed
                 p.requires_grad_(required)
-            p.grad = grad
+            if p.grad is not grad:
+                p.grad = grad
         for tensor, values in self.tensors:
             if not torch.equal(tensor, values):  # and not by its version, which `.data` goes around
                 with torch.no_grad():

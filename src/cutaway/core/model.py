@@ -1,7 +1,6 @@
 """A network with what its input and output mean: the one way in for every method."""
 
 import contextlib
-import hashlib
 import itertools
 import threading
 from collections import Counter
@@ -15,7 +14,7 @@ from cutaway.core.batch import Batch, join, select, size, take
 from cutaway.core.borrow import borrowed
 from cutaway.core.door import admitted
 from cutaway.core.errors import BadOption, BadShape, NotPossible, unknown_name
-from cutaway.core.fingerprint import bits_of, sum_of_bits
+from cutaway.core.fingerprint import StateHash
 from cutaway.core.operations import Census, Operation, Places, Rules
 from cutaway.core.overflow import first_overflow
 from cutaway.core.patched import Patched
@@ -106,7 +105,7 @@ class Model:
         self._borrowers = 0
         self.was_training = False
         self._steady: bool | None = None
-        self._print: tuple[tuple[tuple[int, int, int, float], ...], str] | None = None
+        self._state = StateHash(self.module)
 
     def __repr__(self) -> str:
         """Name, input and size."""
@@ -138,15 +137,7 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """A hash of all parameters and buffers, the same on every machine."""
-        state = sorted((name, t) for name, t in self.module.state_dict().items() if isinstance(t, Tensor))
-        key = tuple(sum_of_bits(t) for _, t in state)
-        if self._print is None or self._print[0] != key:
-            digest = hashlib.sha256()
-            for name, t in state:
-                digest.update(name.encode())
-                digest.update(bits_of(t).data)
-            self._print = (key, digest.hexdigest())
-        return self._print[1]
+        return self._state.value()
 
     def class_index(self, name: int | str, width: int | None = None) -> int:
         """The output column of a class.

@@ -5,12 +5,14 @@ were never written for it. A rule is a function that computes an operation's out
 """
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -119,7 +121,8 @@ class Places:
 
     def __init__(self, module: nn.Module) -> None:
         """Follow the forwards of all modules inside `module` while entered as a context."""
-        self._module = module
+        self._paths = {id(m): path for path, m in module.named_modules()}
+        self._thread = threading.get_ident()
         self._stack: list[str] = []
         self._handles: list[Any] = []
 
@@ -129,10 +132,9 @@ class Places:
         return self._stack[-1] if self._stack else ""
 
     def __enter__(self) -> "Places":
-        """Register the hooks."""
-        for path, module in self._module.named_modules():
-            self._handles.append(module.register_forward_pre_hook(self._entering(path)))
-            self._handles.append(module.register_forward_hook(self._leaving, always_call=True))
+        """Register two hooks for all modules of the process: a hundred times cheaper than two for each of ours."""
+        self._handles.append(module_hooks.register_module_forward_pre_hook(self._entering))
+        self._handles.append(module_hooks.register_module_forward_hook(self._leaving, always_call=True))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -140,11 +142,17 @@ class Places:
         for handle in self._handles:
             handle.remove()
 
-    def _entering(self, path: str) -> Callable[..., None]:
-        return lambda module, args: self._stack.append(path)
+    def _follows(self, module: nn.Module) -> bool:
+        """Is this a module of ours, in our own thread?"""
+        return id(module) in self._paths and threading.get_ident() == self._thread
+
+    def _entering(self, module: nn.Module, args: Any) -> None:
+        if self._follows(module):
+            self._stack.append(self._paths[id(module)])
 
     def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._stack.pop()
+        if self._follows(module):
+            self._stack.pop()
 
 
 class Census(TorchFunctionMode):

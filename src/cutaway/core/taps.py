@@ -54,7 +54,7 @@ class Taps:
         self._stop = stop
         self._arrived = arrived
         self._handles: list[Any] = []
-        self._second = batch_second(root)
+        self._second: bool | None = None
         self.sites = list(dict.fromkeys([*self._read, *(s.whole for s in self._edits), *([leaf] if leaf else [])]))
 
     def __enter__(self) -> "Taps":
@@ -84,6 +84,8 @@ class Taps:
 
     def _visit(self, site: Site, module: nn.Module, output: Any) -> Any:
         raw = select(output, site.part, str(site))
+        if self._second is None:
+            self._second = batch_second(self._root)
         axis = batch_axis(module, site, raw, self._rows, self._second)
         tensor = raw.movedim(axis, 0)
         if self._arrived is not None and any(edited.whole == site for edited in self._edits):

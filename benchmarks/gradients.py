@@ -1,0 +1,109 @@
+"""Gradient-type methods against the bare forward and backward passes they need, and against captum."""
+
+import torch
+from captum.attr import GuidedBackprop, InputXGradient, LayerGradCam, Saliency
+
+import cutaway as ct
+from cutaway.attribution.cam import grad_cam
+from cutaway.attribution.gradient import gradient, input_x_gradient, smoothgrad
+from cutaway.attribution.rules import guided_backprop
+from harness import Contender, equal, figures, race, save
+
+model = ct.load("efficientnet-lite0")
+x = ct.data("photos/chelsea").x
+target = 281
+
+
+class Normalised(torch.nn.Module):
+    """The network with its normalisation inside, as captum wants it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = model.module.eval()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.net(model.space.normalised(pixels))
+
+
+net = Normalised()
+for parameter in net.parameters():
+    parameter.requires_grad_(False)
+
+
+def floor() -> torch.Tensor:
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(net(leaf)[0, target], leaf)[0]
+
+
+def floor_25() -> torch.Tensor:
+    total = torch.zeros_like(x)
+    noise = torch.Generator().manual_seed(0)
+    for start in range(0, 25, 8):
+        count = min(8, 25 - start)
+        leaf = (x + 0.15 * torch.randn(count, *x.shape[1:], generator=noise)).requires_grad_()
+        total += torch.autograd.grad(net(leaf)[:, target].sum(), leaf)[0].sum(0, keepdim=True)
+    return total / 25
+
+
+found = {}
+runs = race(
+    "gradient, 224 x 224",
+    [
+        Contender("one forward and one backward", floor),
+        Contender("cutaway gradient", lambda: gradient(model, x, target).values),
+        Contender("captum Saliency", lambda: Saliency(net).attribute(x.clone(), target=target, abs=False)),
+    ],
+    rounds=9,
+)
+equal(runs["cutaway gradient"].answer, runs["captum Saliency"].answer, tolerance=1e-4, what="gradient")
+found["gradient"] = figures(runs)
+
+runs = race(
+    "input x gradient",
+    [
+        Contender("one forward and one backward", floor),
+        Contender("cutaway input_x_gradient", lambda: input_x_gradient(model, x, target).values),
+        Contender("captum InputXGradient", lambda: InputXGradient(net).attribute(x.clone(), target=target)),
+    ],
+    rounds=9,
+)
+equal(runs["cutaway input_x_gradient"].answer, runs["captum InputXGradient"].answer, tolerance=1e-4, what="product")
+found["input_x_gradient"] = figures(runs)
+
+runs = race(
+    "smoothgrad, 25 samples",
+    [
+        Contender("25 forwards and backwards, 8 at once", floor_25),
+        Contender("cutaway smoothgrad", lambda: smoothgrad(model, x, target, samples=25).values),
+    ],
+    rounds=3,
+)
+found["smoothgrad"] = figures(runs)
+
+runs = race(
+    "guided backprop",
+    [
+        Contender("one forward and one backward", floor),
+        Contender("cutaway guided_backprop", lambda: guided_backprop(model, x, target).values),
+        Contender(
+            "captum GuidedBackprop (sees nn.ReLU only)", lambda: GuidedBackprop(net).attribute(x.clone(), target=target)
+        ),
+    ],
+    rounds=5,
+)
+found["guided_backprop"] = figures(runs)
+
+layer = "_blocks.15"
+runs = race(
+    f"grad-CAM at {layer}",
+    [
+        Contender("cutaway grad_cam", lambda: grad_cam(model, x, target, layer=layer)),
+        Contender(
+            "captum LayerGradCam",
+            lambda: LayerGradCam(net, model.module.get_submodule(layer)).attribute(x, target=target),
+        ),
+    ],
+    rounds=9,
+)
+found["grad_cam"] = figures(runs)
+save(__file__, found)
