@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import sys
 
 import pytest
 import torch
@@ -95,6 +96,7 @@ def test_rows_of_a_table_have_its_columns():
 
 def test_without_a_renderer_a_notebook_shows_the_checks_escaped(monkeypatch):
     monkeypatch.setattr("cutaway.core.result._renderer", [])
+    monkeypatch.setitem(sys.modules, "cutaway.plot", None)  # as if it could not be imported
     html = RESULTS[1]._repr_html_()
     assert "a &lt;title&gt;" in html
     assert "The gap is 0.2 %." in html

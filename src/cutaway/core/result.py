@@ -3,6 +3,8 @@
 A shape has one drawing, one JSON form and one web component, so a new method never touches an interface.
 """
 
+import contextlib
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
@@ -154,6 +156,10 @@ def set_renderer(render: Callable[[Result], str]) -> None:
 
 
 def _drawing(result: Result) -> str:
+    if not _renderer:
+        # By name, since the core imports nothing above itself: importing the plots registers their renderer.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("cutaway.plot")
     if _renderer:
         return _renderer[0](result)
     rows = "".join(f"<li>{_escape(name)}: {_escape(check)}</li>" for name, check in result.checks.items())

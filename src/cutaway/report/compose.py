@@ -153,7 +153,13 @@ def strongest_units(model: Model, example: Examples, target: Target) -> list[Pic
         ]
         pictures = torch.stack(images).movedim(-1, 1).float() / 255
         title = f"Strongest units of {layer.site}: what the target loses when each is set to zero"
-        shown.append(Pictures(title=title, images=pictures, captions=captions, provenance=effect.provenance))
+        scale_note = (
+            f"Coloured by activation, on one scale for the layer: 0 is clear, {scale.limit:.2g} the darkest orange"
+        )
+        checks = {"colours": Check(f"{scale_note}; violet is below 0.", "note")}
+        shown.append(
+            Pictures(title=title, images=pictures, captions=captions, checks=checks, provenance=effect.provenance)
+        )
     return shown
 
 

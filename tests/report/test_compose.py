@@ -1,0 +1,92 @@
+"""Explaining a photo: which maps, which evidence, which sentence."""
+
+import pytest
+import torch
+from torch import nn
+
+import cutaway as ct
+from cutaway.core.checks import Check
+from cutaway.core.dataset import Examples
+from cutaway.core.errors import BadOption, NotPossible
+from cutaway.core.result import Curve, Scores
+from cutaway.report import compose
+from cutaway.report.verdict import verdict
+
+
+@pytest.fixture(scope="module")
+def page():
+    model = ct.load("shapes-cnn")
+    ((photo, notes),) = compose.photos(model, ct.data("shapes/test[0]"), compose.chosen("gradient,occlusion"))
+    return photo, notes
+
+
+def test_each_map_comes_with_its_evidence_and_one_sentence(page):
+    photo, notes = page
+    assert [m.attribution.provenance.method for m in photo.maps] == ["gradient", "occlusion"]
+    assert notes == []
+    for shown in photo.maps:
+        assert set(shown.evidence) == {"deletion", "insertion", "parameter_randomization", "stability"}
+        assert shown.sentence.count(". ") == 0
+        assert shown.sentence.endswith(".")
+
+
+def test_the_target_is_the_predicted_class_by_name(page):
+    photo, _ = page
+    best, probability = photo.predictions[0]
+    assert photo.target == f'logit("{best}")'
+    assert probability == max(p for _, p in photo.predictions)
+
+
+def test_units_of_two_layers_are_ranked_by_what_their_removal_costs(page):
+    photo, _ = page
+    assert len(photo.units) == 2
+    for pictures in photo.units:
+        falls = [float(c.rpartition(" ")[2].replace("−", "-")) for c in pictures.captions]
+        assert falls == sorted(falls)
+        assert pictures.images.shape[1:] == (3, 48, 48)
+
+
+def test_a_method_that_the_model_does_not_allow_is_said_and_left_out():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    model = ct.Model(net, ct.images(8))
+    ((photo, notes),) = compose.photos(
+        model, Examples(torch.rand(1, 3, 8, 8), ["noise"]), compose.chosen("gradient,guided_backprop")
+    )
+    assert [m.attribution.provenance.method for m in photo.maps] == ["gradient"]
+    assert any(note.startswith("guided_backprop: ") for note in notes)
+
+
+def test_only_images_are_explained_as_photos():
+    model = ct.Model(nn.Linear(3, 2), ct.rows(3))
+    with pytest.raises(NotPossible, match="cutaway run"):
+        next(compose.photos(model, Examples(torch.zeros(1, 3), ["row"]), compose.chosen(None)))
+
+
+def test_methods_by_name_by_default_and_all():
+    assert [m.name for m in compose.chosen(None)] == list(compose.METHODS)
+    assert "deconvnet" in [m.name for m in compose.chosen("all")]
+    with pytest.raises(BadOption, match="explain a prediction"):
+        compose.chosen("gradient,deletion")
+
+
+def test_the_verdict_is_as_good_as_the_worst_test():
+    good = Scores(names=["r"], values=torch.ones(1), checks={"verdict": Check("stable", "ok", 0.9)})
+    bad = Curve(
+        x=torch.zeros(2),
+        y={"map": torch.zeros(2)},
+        summary={"map": 0.5, "random order": 0.4},
+        checks={"verdict": Check("no better", "warn", 0.1)},
+    )
+    failed = Curve(x=torch.zeros(2), y={}, checks={"verdict": Check("the same", "fail", 0.95)})
+    assert (
+        str(verdict({"stability": good}))
+        == "Passed every test: small noise leaves it as it is (rank correlation 0.90)."
+    )
+    both = verdict({"deletion": bad, "stability": good})
+    assert both.status == "warn"
+    assert both.startswith(
+        "Read with care: removing its top regions does little more than chance (area 0.5, at random 0.4); but"
+    )
+    worst = verdict({"parameter_randomization": failed, "stability": good})
+    assert worst.status == "fail"
+    assert worst.startswith("Do not rely on this map: it hardly changes")
