@@ -9,8 +9,9 @@ from torch import Tensor
 from cutaway.core.batch import Batch, take
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption, BadShape, NotPossible
+from cutaway.core.layers import Layer
 from cutaway.core.method import method
-from cutaway.core.model import Layer, Model
+from cutaway.core.model import Model
 from cutaway.core.result import Attribution
 from cutaway.core.site import Site
 from cutaway.core.target import Target

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from cutaway.core.batch import Batch, join, select, size, take
 from cutaway.core.borrow import borrowed
+from cutaway.core.classes import class_index
 from cutaway.core.door import admitted
-from cutaway.core.errors import BadOption, BadShape, NotPossible, unknown_name
+from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fingerprint import StateHash
+from cutaway.core.layers import Layer, watched
 from cutaway.core.operations import Census, Operation, Places, Rules
 from cutaway.core.overflow import first_overflow
 from cutaway.core.patched import Patched
@@ -22,7 +24,7 @@ from cutaway.core.replay import Recorder
 from cutaway.core.runner import Plan, Prefix, Runner
 from cutaway.core.site import INPUT, OUTPUT, Site
 from cutaway.core.space import Space
-from cutaway.core.taps import Edit, batch_axis, batch_second
+from cutaway.core.taps import Edit
 from cutaway.core.target import Target, TargetLike
 from cutaway.core.trace import ScoreKind, Trace
 
@@ -38,16 +40,6 @@ class Gradient(NamedTuple):
     score: Tensor
     value: Tensor
     slope: Tensor
-
-
-class Layer(NamedTuple):
-    """A place that can be read: its path, module type, output shape without the batch axis, parameters, and calls."""
-
-    site: str
-    kind: str
-    shape: tuple[int, ...] | None
-    parameters: int
-    calls: int
 
 
 class Model:
@@ -150,24 +142,7 @@ class Model:
             UnknownName: No class of that name.
             BadOption: A number outside the columns.
         """
-        count = width if width is not None else len(self.classes) if self.classes else None
-        if isinstance(name, int):
-            if name < 0 or (count is not None and name >= count):
-                valid = f"0 to {count - 1}" if count is not None else "0 up"
-                raise BadOption(f"expected a class of {self.name} from {valid}; got {name}.")
-            return name
-        if not self.classes:
-            raise unknown_name(
-                "class", name, [], f"{self.name} has no class names; give a number, or classes=[...] to Model."
-            )
-        wanted = name.strip().lower()
-        for match in (lambda c: c.lower() == wanted, lambda c: wanted in [s.strip().lower() for s in c.split(",")]):
-            found = [i for i, c in enumerate(self.classes) if match(c)]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                raise BadOption(f"{name!r} names {len(found)} classes of {self.name}: {found[:5]}; give the number.")
-        raise unknown_name("class", name, self.classes, f"{self.name} has {len(self.classes)} classes.")
+        return class_index(name, self.classes, width, self.name)
 
     def class_name(self, index: int) -> str:
         """The name of an output column; its number where it has no name."""
@@ -184,29 +159,9 @@ class Model:
         """
         self._runner.check_hookable()
         batch = take(self.inputs(self.example() if x is None else x), slice(0, 1))
-        shapes: dict[str, tuple[int, ...] | None] = {}
-        calls: Counter[str] = Counter()
-        second = batch_second(self.module)
-
-        def seen(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, output: Any) -> None:
-                calls[path] += 1
-                with contextlib.suppress(BadShape, NotPossible):
-                    tensor = select(output, (), path)
-                    axis = batch_axis(module, Site(path), tensor, 1, second)
-                    shapes[path] = tuple(tensor.movedim(axis, 0).shape[1:])
-
-            return hook
-
-        modules = [(path, module) for path, module in self.module.named_modules() if path]
-        with self.borrow(), contextlib.ExitStack() as hooks:
-            for path, module in modules:
-                hooks.callback(module.register_forward_hook(seen(path)).remove)
+        with self.borrow(), watched(self.module) as watch:
             self.run(batch)
-        return [
-            Layer(path, type(m).__name__, shapes.get(path), sum(p.numel() for p in m.parameters()), calls[path])
-            for path, m in modules
-        ]
+        return watch.layers()
 
     def census(self, x: Any = None) -> list[Operation]:
         """The operations that one forward meets, in order, with the module around each.

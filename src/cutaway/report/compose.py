@@ -11,7 +11,8 @@ from cutaway.core.catalogue import Method, catalogue, find
 from cutaway.core.checks import Check
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, NotPossible
-from cutaway.core.model import Layer, Model
+from cutaway.core.layers import Layer
+from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Pictures, Result
 from cutaway.core.target import Target, TargetLike
