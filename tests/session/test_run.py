@@ -5,6 +5,7 @@ import torch
 
 import cutaway as ct
 from cutaway.core.errors import BadOption, UnknownName
+from cutaway.core.fill import sample
 from cutaway.core.result import Attribution
 
 
@@ -77,3 +78,16 @@ def test_methods_is_a_table_of_the_catalogue():
     assert "gradient" in [row[0] for row in table.rows]
     with pytest.raises(BadOption, match="attribution"):
         ct.methods(room="nowhere")
+
+
+def test_a_baseline_is_drawn_from_a_data_set_by_name(digits):
+    options = {"baseline": "sample:digits/train[0:20]", "samples": 3, "max_steps": 9}
+    why = ct.run("integrated_gradients", digits, "digits/test[0]", target=3, **options)
+    assert why.provenance.options["baseline"] == "sample:digits/train[0:20]"
+    again = ct.run("integrated_gradients", digits, "digits/test[0]", target=3, **why.provenance.options)
+    assert torch.equal(again.values, why.values)
+    given = sample(ct.data("digits/train[0:20]").x)
+    same = ct.run("integrated_gradients", digits, "digits/test[0]", target=3, **options | {"baseline": given})
+    assert torch.allclose(same.values, why.values)
+    with pytest.raises(UnknownName, match="no data set"):
+        ct.run("integrated_gradients", digits, "digits/test[0]", baseline="sample:nothing")

@@ -8,10 +8,13 @@
     noise           uniform over the allowed interval
     gaussian:0.2    the input plus normal noise of 0.2 of the range, clipped
     farthest        per entry the farther end of the allowed interval
+    sample:digits   a random other input of that data set, drawn anew for each row
 
 No fill is right: each hides one thing and shows another. A constant is blind to its own colour.
 """
 
+import functools
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,8 +63,10 @@ class Fill:
         if callable(what):
             return cls(f"given {getattr(what, '__name__', 'function')}", what, random=True)
         name, _, argument = what.partition(":")
+        if name == "sample" and argument:
+            return sample(argument)
         if name not in _FILLS:
-            raise unknown_name("fill", name, _FILLS, f"All: {', '.join(_FILLS)}.")
+            raise unknown_name("fill", name, [*_FILLS, "sample"], f"All: {', '.join(_FILLS)}, sample:DATA.")
         try:
             numbers = [float(part) for part in argument.split(",")] if argument else []
             return _FILLS[name](*numbers)
@@ -171,13 +176,35 @@ def farthest() -> Fill:
     return Fill("farthest", function)
 
 
-def sample(examples: Tensor) -> Fill:
-    """A random other input from given ones, drawn anew for each row."""
+def sample(examples: Tensor | str) -> Fill:
+    """A random other input, drawn anew for each row.
+
+    Args:
+        examples: Inputs to draw from, or the name of a data set, as `cutaway.data` takes it.
+    """
 
     def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
-        return examples[torch.randint(len(examples), (len(x),), generator=generator)]
+        others = _named_examples(examples, space) if isinstance(examples, str) else examples
+        return others[torch.randint(len(others), (len(x),), generator=generator)]
 
-    return Fill(f"given sample of {len(examples)}", function, random=True)
+    text = f"sample:{examples}" if isinstance(examples, str) else f"given sample of {len(examples)}"
+    return Fill(text, function, random=True)
+
+
+# The room above (cutaway.data) puts its loader here when it is imported; the core imports nothing above itself.
+_loader: list[Callable[[str, Space], Tensor]] = []
+
+
+def set_loader(load: Callable[[str, Space], Tensor]) -> None:
+    """Let `sample:NAME` draw from data sets by name."""
+    _loader[:] = [load]
+
+
+@functools.lru_cache(maxsize=4)
+def _named_examples(name: str, space: Space) -> Tensor:
+    if not _loader:
+        importlib.import_module("cutaway.data")
+    return _loader[0](name, space)
 
 
 def given(values: Tensor) -> Fill:

@@ -175,7 +175,8 @@ class Attribution(Result):
     """How much each entry of a place mattered for a target. Positive values raise the target.
 
     Attributes:
-        values: Shaped like the activation at `wrt`, batch axis first.
+        values: Shaped like the activation at `wrt`, batch axis first; with one channel where the method takes all
+            channels of a position together.
         target: The explained scalar, in text form.
         wrt: The place attributed; `input` is the pixel, the column, or the embedding of a token.
         unit: What a value is measured in: the target's unit for a contribution, `target per input unit` for a slope.

@@ -16,6 +16,7 @@ import torch
 from cutaway.core.callable import make_callable
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, unknown_name
+from cutaway.core.fill import set_loader
 from cutaway.core.space import Space
 
 _SLICE = re.compile(r"(?P<name>.*?)\[(?P<index>[-\d:]*)\]", re.DOTALL)
@@ -142,3 +143,4 @@ def which(index: str, size: int, text: str = "") -> range:
 
 
 make_callable(__name__, load)
+set_loader(lambda name, space: load(name, space=space).x)
