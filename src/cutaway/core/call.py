@@ -5,6 +5,7 @@ that is not finite is refused with the first layer that overflows.
 """
 
 import contextlib
+import functools
 import inspect
 import platform
 import time
@@ -166,11 +167,16 @@ def _bound(entry: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     missing = [p for p in entry.positional if p not in given and p not in ("target", "attribution")]
     if missing:
         raise BadOption(f"{entry.name} needs {missing[0]}; call {entry.name}({', '.join(entry.positional)}, ...).")
-    hints = typing.get_type_hints(inspect.unwrap(entry.function))
+    hints = _hints(inspect.unwrap(entry.function))
     return {
         name: read_option(entry, name, value, hints.get(name)) if name in options else value
         for name, value in given.items()
     }
+
+
+@functools.cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    return typing.get_type_hints(function)
 
 
 def _readied(entry: Method, model: Model | None, given: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:

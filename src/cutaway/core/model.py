@@ -3,8 +3,9 @@
 import contextlib
 import itertools
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,6 +98,7 @@ class Model:
         self._borrowers = 0
         self.was_training = False
         self._steady: bool | None = None
+        self._let_in: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)
         self._state = StateHash(self.module)
 
     def __repr__(self) -> str:
@@ -209,8 +211,14 @@ class Model:
 
     def inputs(self, x: Any) -> Batch:
         """A batch that this model can run, checked; see `core.door`."""
+        known, version = self._let_in
+        if isinstance(x, Tensor) and known() is x and x._version == version:
+            return x  # a method hands on what its own call was let in with
         with torch.inference_mode(False):
-            return admitted(x, self.space, dtype=self.dtype, device=self.device, tokenizer=self.tokenizer)
+            batch = admitted(x, self.space, dtype=self.dtype, device=self.device, tokenizer=self.tokenizer)
+        if isinstance(batch, Tensor):
+            self._let_in = weakref.ref(batch), batch._version
+        return batch
 
     def predict(self, x: Any) -> Tensor:
         """Class probabilities, (n, classes)."""
