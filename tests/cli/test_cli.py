@@ -98,6 +98,8 @@ def test_a_users_own_network_is_explained_with_one_command(here, photo, capsys):
     assert "occlusion" in page.lower()
     assert "<b>bird</b>" not in page
     assert json.loads((here / "why" / "report.json").read_text())
+    assert "cutaway explain &#39;a photo ü.png&#39; --model net.py:make --size 32 --classes names.txt" in page
+    assert "cutaway.load(&#39;net.py:make&#39;, size=&#39;32&#39;, classes=&#39;names.txt&#39;)" in page
     assert list((here / "why" / "report_pictures").glob("*.png"))
     assert "report:" in capsys.readouterr().out
 

@@ -1,5 +1,6 @@
 """`cutaway explain PHOTO`: what a network saw, and how far that explanation can be trusted."""
 
+import shlex
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import click
 from cutaway.cli.options import examples, show, with_model
 from cutaway.cli.progress import bars
 from cutaway.core.model import Model
-from cutaway.report import Explanation, PhotoExplanation, compose, write_explanation
+from cutaway.report import Explanation, PhotoExplanation, compose, lines, write_explanation
 
 
 @click.command()
@@ -76,8 +77,8 @@ def _write(
         model=model.name,
         limits=list(compose.LIMITS),
         provenance=compose.provenance(model, seed, started),
-        python=f'cutaway.run("integrated_gradients", cutaway.load("{model.name}"), "{names[0]}")',
-        shell=f"cutaway explain {' '.join(names)} --model {model.name} --seed {seed}",
+        python=f'cutaway.run("integrated_gradients", cutaway.load({lines.load_arguments(model.source)}), "{names[0]}")',
+        shell=shlex.join(["cutaway", "explain", *names, *lines.model_options(model.source), "--seed", str(seed)]),
         notes=notes,
     )
     return write_explanation(page, out)

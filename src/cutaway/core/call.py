@@ -212,6 +212,7 @@ def _provenance(
         options=options,
         model=model.name if model is not None else "",
         model_fingerprint=model.fingerprint if model is not None else "",
+        model_source={k: as_text(v) for k, v in model.source.items()} if model is not None else {},
         input=given["x"].source if isinstance(given.get("x"), Examples) else "",
         input_fingerprint=fingerprint(arguments["x"]) if "x" in arguments else "",
         target=str(target) if target is not None else "",

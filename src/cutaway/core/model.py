@@ -78,6 +78,7 @@ class Model:
         if not isinstance(module, nn.Module):
             raise BadOption(f"expected a torch.nn.Module; got {type(module).__name__}.")
         self.notes: list[str] = []
+        self.source: dict[str, Any] = {}  # what `cutaway.load` was called with, if it made this
         self.module = self._unwrapped(module)
         self.space = space
         self.classes = tuple(classes) if classes is not None else None

@@ -36,6 +36,7 @@ class Provenance:
         options: Options as text or numbers, exactly as `cutaway.run` takes them.
         model: Name of the model.
         model_fingerprint: Hash of its weights.
+        model_source: What `cutaway.load` was called with, where the model came from there: `model` and the options.
         input: How the input was named, if it was.
         input_fingerprint: Hash of the input.
         target: The explained scalar, in text form.
@@ -49,6 +50,7 @@ class Provenance:
     options: Mapping[str, Any] = field(default_factory=dict)
     model: str = ""
     model_fingerprint: str = ""
+    model_source: Mapping[str, Any] = field(default_factory=dict)
     input: str = ""
     input_fingerprint: str = ""
     target: str = ""
@@ -61,6 +63,7 @@ class Provenance:
         """Plain dictionaries, lists, strings and numbers."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data["options"] = dict(self.options)
+        data["model_source"] = dict(self.model_source)
         data["versions"] = dict(self.versions)
         data["cost"] = {f.name: getattr(self.cost, f.name) for f in fields(self.cost)}
         return data

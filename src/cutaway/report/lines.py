@@ -1,6 +1,7 @@
 """The Python lines and the shell line that make a result again."""
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from cutaway.core.result import Provenance
@@ -10,7 +11,7 @@ def python_line(made: Provenance) -> str:
     """Python that makes the result again; a name that provenance does not know stays a placeholder."""
     if not made.method:
         return ""
-    model = f"cutaway.load({made.model!r})" if made.model else "..."
+    model = f"cutaway.load({load_arguments(_source(made))})" if made.model else "..."
     x = f"cutaway.data({made.input!r})" if made.input else "..."
     arguments = [repr(made.method), "model", "x"]
     arguments += [f"target={made.target!r}"] if made.target else []
@@ -19,12 +20,28 @@ def python_line(made: Provenance) -> str:
     return f"import cutaway\n\nmodel = {model}\nx = {x}\nresult = cutaway.run({', '.join(arguments)})"
 
 
+def _source(made: Provenance) -> dict[str, Any]:
+    """What the model was loaded with; its name where that is all that is known."""
+    return dict(made.model_source) or ({"model": made.model} if made.model else {})
+
+
+def load_arguments(source: Mapping[str, Any]) -> str:
+    """The arguments of `cutaway.load` in Python, from what it was called with."""
+    options = [f"{name}={value!r}" for name, value in source.items() if name != "model"]
+    return ", ".join([repr(source["model"]), *options])
+
+
+def model_options(source: Mapping[str, Any]) -> list[str]:
+    """The same as options of the command line."""
+    return [word for name, value in source.items() for word in (f"--{name}", str(value))]
+
+
 def shell_line(made: Provenance) -> str:
     """The same for a shell."""
     if not made.method:
         return ""
     words = ["cutaway", "run", made.method]
-    words += ["--model", made.model] if made.model else []
+    words += model_options(_source(made))
     words += ["--x", made.input] if made.input else []
     words += ["--target", made.target] if made.target else []
     for name, value in _options(made).items():

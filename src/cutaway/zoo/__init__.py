@@ -8,6 +8,7 @@ taken as an object. Every model comes in eval mode, with a space in the user's u
 import inspect
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,7 +38,10 @@ def load(source: Any, **options: Any) -> Model:
         for option in options:
             if option not in known:
                 raise unknown_name(f"option of {_text(source)} called", option, known, "" if known else "It has none.")
-        return maker(**options)
+        model = maker(**options)
+    if isinstance(source, str):
+        model.source = {"model": source, **options}
+    return model
 
 
 def names() -> list[tuple[str, str]]:
@@ -69,7 +73,11 @@ def _maker_from_text(text: str) -> Callable[..., Model]:
         from cutaway.zoo.adapters import made_by, module_model
 
         made = made_by(text)
-        return _maker(made) if isinstance(made, Model) else partial(module_model, made, name=text.rpartition(":")[2])
+        return (
+            _maker(made)
+            if isinstance(made, Model)
+            else partial(module_model, made, name=Path(text.rpartition(":")[0]).stem)
+        )
     if text.endswith((".py", ".pt", ".pth", ".safetensors", ".pkl", ".joblib")):
         raise BadOption(f"expected path/net.py:factory, with weights=FILE where needed; got {text!r}.")
     from cutaway.zoo.entries import catalogue
