@@ -63,7 +63,7 @@ def test_a_factory_a_class_and_an_object_will_do(file, factory):
     path = list(sys.path)
     model = zoo.load(f"{file}:{factory}", size=8, output="logits", classes=["no", "yes"])
     assert model.predict(torch.rand(2, 3, 8, 8)).shape == (2, 2)
-    assert (model.name, model.classes) == (factory, ("no", "yes"))
+    assert (model.name, model.classes) == (file.stem, ("no", "yes"))
     assert not model.module.training
     assert sys.path == path
 
