@@ -174,9 +174,9 @@ class Model:
         """
         self._runner.check_hookable()
         batch = take(self.inputs(self.example() if x is None else x), slice(0, 1))
-        with self.borrow(), torch.no_grad(), Places(self.module) as places:
+        with self.borrow(), torch.no_grad():
             args, kwargs = self._runner.arguments(batch)
-            census = Census(places)
+            census = Census(Places(self.module))
             with census:
                 self.module(*args, **kwargs)
         return census.met

@@ -4,15 +4,16 @@ A `TorchFunctionMode` around the run sees `F.relu`, `x.clamp(min=0)`, reused mod
 were never written for it. A rule is a function that computes an operation's output with a backward pass of its own.
 """
 
+import functools
 import inspect
-import threading
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as module_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -99,17 +100,25 @@ class Call:
         """An argument by name, however it was passed; `default` where the signature is unknown."""
         if name in self.kwargs:
             return self.kwargs[name]
-        try:
-            bound = inspect.signature(self.func).bind_partial(*self.args, **self.kwargs)
-        except (TypeError, ValueError):
-            return default
-        return bound.arguments.get(name, default)
+        names = _parameters(self.func)
+        place = names.index(name) if name in names else len(self.args)
+        return self.args[place] if place < len(self.args) else default
 
 
 Rule = Callable[[Call], Any]
 Rules = Mapping[str, Rule]
 
 
+@functools.cache
+def _parameters(func: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of a function's parameters in order; none where it does not tell."""
+    try:
+        return tuple(inspect.signature(func).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+@functools.cache
 def operation_name(func: Callable[..., Any]) -> str:
     """The canonical name of a torch function; empty for questions about shape, type or device."""
     name = getattr(func, "__name__", "").strip("_")
@@ -117,42 +126,28 @@ def operation_name(func: Callable[..., Any]) -> str:
 
 
 class Places:
-    """Where a run is: the path of the module whose forward is running."""
+    """Where a run is: the path of the module whose forward is running, told from the call stack.
+
+    Every call of a module goes through `nn.Module.__call__`, so nothing need be registered on the network, and a run
+    that nobody asks costs nothing.
+    """
 
     def __init__(self, module: nn.Module) -> None:
-        """Follow the forwards of all modules inside `module` while entered as a context."""
+        """Name the modules inside `module`."""
         self._paths = {id(m): path for path, m in module.named_modules()}
-        self._thread = threading.get_ident()
-        self._stack: list[str] = []
-        self._handles: list[Any] = []
 
     @property
     def now(self) -> str:
         """The innermost module's path; empty at the top."""
-        return self._stack[-1] if self._stack else ""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_code is _CALL_OF_A_MODULE and id(frame.f_locals["self"]) in self._paths:
+                return str(self._paths[id(frame.f_locals["self"])])
+            frame = frame.f_back
+        return ""
 
-    def __enter__(self) -> "Places":
-        """Register two hooks for all modules of the process: a hundred times cheaper than two for each of ours."""
-        self._handles.append(module_hooks.register_module_forward_pre_hook(self._entering))
-        self._handles.append(module_hooks.register_module_forward_hook(self._leaving, always_call=True))
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Remove them."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _follows(self, module: nn.Module) -> bool:
-        """Is this a module of ours, in our own thread?"""
-        return id(module) in self._paths and threading.get_ident() == self._thread
-
-    def _entering(self, module: nn.Module, args: Any) -> None:
-        if self._follows(module):
-            self._stack.append(self._paths[id(module)])
-
-    def _leaving(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._follows(module):
-            self._stack.pop()
+_CALL_OF_A_MODULE = nn.Module._wrapped_call_impl.__code__
 
 
 class Census(TorchFunctionMode):

@@ -189,7 +189,7 @@ class Runner:
             )
             around.enter_context(taps)
             if rules:
-                around.enter_context(UnderRules(rules, around.enter_context(Places(self.module))))
+                around.enter_context(UnderRules(rules, Places(self.module)))
             if player is not None:
                 around.enter_context(player)
             self.spent["forwards"] += count
