@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cutaway.core.batch import packed
 from cutaway.core.errors import NotPossible
 
 
@@ -64,8 +65,9 @@ class _Snapshot:
         held = [value for _, attributes in self.attributes for value in attributes.values()]
         # Hooks, submodules and a user's own caches live in such containers.
         self.containers: list[Any] = [(v, v.copy() if v else ()) for v in held if type(v) in _CONTAINERS]
-        self.tensors = [(t, t.detach().clone()) for t in held if isinstance(t, Tensor)]
-        self.tensors += [(b, b.detach().clone()) for _, m in modules for b in m._buffers.values() if b is not None]
+        self.tensors = [t for t in held if isinstance(t, Tensor)]
+        self.tensors += [b for _, m in modules for b in m._buffers.values() if b is not None]
+        self.values = packed(self.tensors)
         self.parameters = [
             (f"{path}.{name}", p, p.requires_grad, p.grad, _version(p))
             for path, m in modules
@@ -92,15 +94,21 @@ class _Snapshot:
                 p.requires_grad_(required)
             if p.grad is not grad:
                 p.grad = grad
-        for tensor, values in self.tensors:
-            if not torch.equal(tensor, values):  # and not by its version, which `.data` goes around
-                with torch.no_grad():
-                    tensor.copy_(values)
+        for kind, now in packed(self.tensors).items():
+            if not torch.equal(now, self.values[kind]):  # and not by their versions, which `.data` goes around
+                self._put_back([t for t in self.tensors if (t.device, t.dtype) == kind], self.values[kind])
         torch.set_rng_state(self.random[0])
         np.random.set_state(self.random[1])  # noqa: NPY002 the legacy state, as above
         random.setstate(self.random[2])
         if self.cuda is not None:
             torch.cuda.set_rng_state_all(self.cuda)
+
+    @staticmethod
+    def _put_back(tensors: list[Tensor], values: Tensor) -> None:
+        with torch.no_grad():
+            for tensor, was in zip(tensors, torch.split(values, [t.numel() for t in tensors]), strict=True):
+                if not torch.equal(tensor.reshape(-1), was):
+                    tensor.copy_(was.view_as(tensor))
 
     def verify(self) -> None:
         """Refuse to go on with a network that was changed for good."""
