@@ -1,0 +1,1 @@
+"""Networks that several test files use. Untrained unless said; seeded by the caller."""
