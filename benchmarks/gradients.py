@@ -5,7 +5,8 @@ from captum.attr import GuidedBackprop, InputXGradient, LayerGradCam, Saliency
 
 import cutaway as ct
 from cutaway.attribution.cam import grad_cam
-from cutaway.attribution.gradient import gradient, input_x_gradient, smoothgrad
+from cutaway.attribution.gradient import gradient, input_x_gradient
+from cutaway.attribution.noise import smoothgrad
 from cutaway.attribution.rules import guided_backprop
 from harness import Contender, equal, figures, race, save
 
@@ -67,7 +68,7 @@ runs = race(
         Contender("cutaway gradient", lambda: gradient(model, x, target).values),
         Contender("captum Saliency", lambda: Saliency(net).attribute(x.clone(), target=target, abs=False)),
     ],
-    rounds=9,
+    rounds=25,
 )
 equal(runs["cutaway gradient"].answer, runs["captum Saliency"].answer, tolerance=1e-4, what="gradient")
 found["gradient"] = figures(runs)
@@ -79,7 +80,7 @@ runs = race(
         Contender("cutaway input_x_gradient", lambda: input_x_gradient(model, x, target).values),
         Contender("captum InputXGradient", lambda: InputXGradient(net).attribute(x.clone(), target=target)),
     ],
-    rounds=9,
+    rounds=25,
 )
 equal(runs["cutaway input_x_gradient"].answer, runs["captum InputXGradient"].answer, tolerance=1e-4, what="product")
 found["input_x_gradient"] = figures(runs)
@@ -103,7 +104,7 @@ runs = race(
             "captum GuidedBackprop (sees nn.ReLU only)", lambda: GuidedBackprop(net).attribute(x.clone(), target=target)
         ),
     ],
-    rounds=5,
+    rounds=25,
 )
 equal(
     runs["cutaway guided_backprop"].answer,
@@ -140,13 +141,19 @@ layer = "_blocks.15"
 runs = race(
     f"grad-CAM at {layer}",
     [
-        Contender("cutaway grad_cam", lambda: grad_cam(model, x, target, layer=layer)),
         Contender(
             "captum LayerGradCam",
             lambda: LayerGradCam(net, model.module.get_submodule(layer)).attribute(x, target=target),
         ),
+        Contender("cutaway grad_cam", lambda: grad_cam(model, x, target, layer=layer)),
     ],
-    rounds=9,
+    rounds=25,
+)
+equal(
+    runs["cutaway grad_cam"].answer.extra["grid"],
+    runs["captum LayerGradCam"].answer[:, 0].clamp(min=0),
+    tolerance=1e-4,
+    what="grad-CAM",
 )
 found["grad_cam"] = figures(runs)
 save(__file__, found)

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections import Counter, deque
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.testing import assert_close
 from cutaway.core.borrow import borrowed
 from cutaway.core.errors import NotPossible
 from cutaway.core.model import Model
+from cutaway.core.parts import parts
 from cutaway.core.space import images, rows
 from cutaway.testing import nets, sequences
 from cutaway.testing.models import inputs_for, text_model, tiny_model
@@ -91,6 +93,66 @@ def test_what_a_forward_remembers_is_forgotten():
     assert differences(before, state_of(net)) == []
     assert (net.hidden, net.log, int(net.calls), float(net.seen)) == (None, [], 0, 0)
     assert not hasattr(net, "fresh")
+
+
+def test_containers_are_filled_again_as_they_were():
+    class Collects(nn.Module):
+        def __init__(self, shared):
+            super().__init__()
+            self.empty, self.queue, self.counts = {}, deque([1, 2], maxlen=2), Counter("aab")
+            self.shared, self.names, self.order = shared, {"b", "a"}, {"second": 2, "first": 1}
+
+        def forward(self, x):
+            self.empty["x"] = x
+            self.queue.append(3)
+            self.counts.update("abc")
+            self.shared += [x]
+            self.names.discard("a")
+            self.order["second"] = self.order.pop("second")
+            self.renamed = self.__dict__.pop("names")
+            return x
+
+    shared = [1, 2]
+    first, second = Collects(shared), Collects(shared)
+    held = [first.empty, first.queue, first.counts, first.shared, first.names, first.order]
+    Model(nn.Sequential(first, second), rows(4)).run(torch.zeros(2, 4))
+    assert held == [{}, deque([1, 2]), Counter("aab"), [1, 2], {"a", "b"}, {"first": 1, "second": 2}]
+    assert list(first.order) == ["second", "first"]
+    now = [first.empty, first.queue, first.counts, first.shared, first.names, first.order]
+    assert all(a is b for a, b in zip(held, now, strict=True))
+    assert first.shared is second.shared
+    assert first.queue.maxlen == 2
+    assert not hasattr(first, "renamed")
+
+
+@pytest.mark.parametrize("touched", [["count"], ["mean"], ["plain"], ["turned"], ["replaced"], ["count", "replaced"]])
+def test_buffers_and_plain_tensors_changed_through_data_are_put_back(touched):
+    class Writes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("count", torch.tensor(0))
+            self.register_buffer("mean", torch.zeros(3))
+            self.plain = torch.ones(2, 2)
+            self.turned = torch.arange(6.0).view(2, 3).t()
+            self.replaced = torch.arange(6.0).view(2, 3)
+
+        def forward(self, x):
+            for t in [getattr(self, name) for name in touched]:
+                t.data.add_(1)
+            if "replaced" in touched:
+                self.replaced.data = self.replaced.data.flip(0)
+            return x
+
+    net = Writes()
+    before = state_of(net)
+    Model(net, rows(4)).run(torch.zeros(2, 4))
+    assert differences(before, state_of(net)) == []
+
+
+def test_parts_are_those_that_torch_lists():
+    for net in (nets.seeded(nets.ConvNet), nn.MultiheadAttention(8, 2), nn.ModuleList([None, nn.ReLU()])):
+        net.again = next(net.children())  # one module at two places
+        assert parts(net) == list(net.modules())
 
 
 def test_what_a_forward_adds_to_the_module_tree_is_removed():

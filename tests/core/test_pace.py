@@ -38,6 +38,20 @@ def test_keeping_memory_is_harmless():
     keep_freed_memory()
 
 
+class ViewingBack(torch.autograd.Function):
+    """The square, whose backward pass takes only one layout of memory."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, signal):
+        (x,) = ctx.saved_tensors
+        return (2 * x.view(-1) * signal.reshape(-1)).view(x.shape)
+
+
 class Viewing(nn.Module):
     """Flattens with `view`, which takes only one layout of memory."""
 
@@ -55,29 +69,84 @@ class Viewing(nn.Module):
 @pytest.mark.parametrize("size", [None, 2])
 def test_a_network_that_takes_only_one_layout_of_memory_gets_it(size):
     """With 2, the first look at a pair succeeds, and only a larger batch shows the difference."""
-    model = Model(seeded(lambda: Viewing(size)), images(16))
+    model = Model(seeded(lambda: Viewing(size)).float(), images(16))
     x = inputs_for(model, 5)
     with torch.no_grad():
         expected = model.module(x)
+    slope = model.gradient(x, 1).slope
     assert model.is_steady(x)
+    assert model._runner.channels_last == (size == 2)
     assert_close(model.run(x).output, expected)
     assert_close(model.run(x).output, expected)
+    model._runner.channels_last = model._runner.layouts_agree = size == 2
+    assert_close(model.gradient(x, 1).slope, slope)
+
+
+def test_a_backward_pass_that_takes_only_one_layout_of_memory_gets_it():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return ViewingBack.apply(self.conv(x)).mean((2, 3))
+
+    model = Model(seeded(Net).float(), images(16))
+    x = inputs_for(model, 3)
+    expected = model.gradient(x, 1).slope
+    assert model.is_steady(x)
+    assert model._runner.channels_last
+    model._runner.layouts_agree = True
+    assert_close(model.gradient(x, 1).slope, expected)
+    assert not model._runner.channels_last
 
 
 @pytest.mark.parametrize(("name", "first"), [("conv", "conv1"), ("residual", "stem")])
-def test_the_layout_of_memory_does_not_show_in_what_is_read(name, first):
-    model = tiny_model(name)
-    x, inner_layout = inputs_for(model, 3), []
-    plain = model.run(x, read=[first, "output"])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("agree", [True, False])
+def test_the_layout_of_memory_does_not_show_in_what_is_read(name, first, count, agree):
+    model = tiny_model(name, torch.float32)
+    x, inner_layout = inputs_for(model, count), []
+    plain, slopes = model.run(x, read=[first, "output"]), model.gradient(x, 1, wrt=first)
     model.is_steady(x)
+    model._runner.layouts_agree = agree
     model.module.get_submodule(first).register_forward_pre_hook(
         lambda module, args: inner_layout.append(args[0].is_contiguous(memory_format=torch.channels_last))
     )
-    again = model.run(x, read=[first, "output"])
-    assert inner_layout == [True]
-    for site in plain:
-        assert again[site].is_contiguous()
-        assert_close(again[site], plain[site])
+    again, sloped = model.run(x, read=[first, "output"]), model.gradient(x, 1, wrt=first)
+    assert inner_layout == [agree or count > 1, agree]
+    for a, b in [*((again[site], plain[site]) for site in plain), *zip(sloped, slopes, strict=True)]:
+        assert a.is_contiguous()
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("agree", [True, False])
+def test_gradients_are_laid_out_anew_only_where_no_bit_changes(agree):
+    class Nudged(torch.autograd.Function):
+        """Nothing, but for a rounding error in one layout."""
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.usual = x.is_contiguous()
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, signal):
+            return signal if ctx.usual or agree else signal * (1 + 1e-6)
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Nudged.apply(x).amax((2, 3))
+
+    model = Model(Net(), images(8))
+    assert model.is_steady(torch.rand(1, 3, 8, 8))
+    assert (model._runner.channels_last, model._runner.layouts_agree) == (True, agree)
+
+
+def test_in_double_precision_the_usual_layout_is_the_faster_one():
+    model = tiny_model("conv")
+    assert model.is_steady(inputs_for(model, 1))
+    assert not model._runner.channels_last
 
 
 def test_a_prefix_keeps_only_what_is_used_after_the_place():

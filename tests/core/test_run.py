@@ -356,6 +356,45 @@ def test_the_fingerprint_follows_every_change_of_a_weight():
     assert len(seen) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("size", [7, 120, 300])  # one entry that no word of 8 bytes has, a small tensor, a large one
+def test_the_fingerprint_follows_changes_that_torch_does_not_count(dtype, size):
+    net = nn.Linear(size, size + 1, bias=False, dtype=dtype)
+    weight, seen = net.weight, set()
+    model = Model(net, rows(size))
+    changes = [
+        lambda w: w,
+        lambda w: -w,
+        lambda w: w.roll(1, 0),
+        lambda w: w.flip(1),
+        lambda w: w.flatten()[torch.randperm(w.numel(), generator=torch.Generator().manual_seed(0))].view_as(w),
+        lambda w: torch.cat([w[:2].neg(), w[2:]]),
+        lambda w: w.index_put((torch.tensor([1, 2]), torch.tensor([3, 3])), w[[2, 1], [3, 3]]),
+        lambda w: w.index_put((torch.tensor([-1]), torch.tensor([-1])), w[-1, -1] * (1 + torch.finfo(dtype).eps)),
+    ]
+    version = weight._version
+    for change in changes:
+        weight.data.copy_(change(weight.data.clone()))
+        seen.add(model.fingerprint)
+    assert weight._version == version
+    assert len(seen) == len(changes)
+
+
+def test_the_fingerprint_follows_new_memory_and_new_modules():
+    net = nn.Sequential(nn.Linear(120, 120))
+    model, seen = Model(net, rows(120)), set()
+    for change in (
+        lambda: None,
+        lambda: setattr(net[0].weight, "data", net[0].weight.data.t()),
+        lambda: setattr(net[0].weight, "data", net[0].weight.data[:7]),
+        lambda: net.append(nn.Linear(7, 2)),
+        lambda: net[1].register_buffer("offset", torch.zeros(2)),
+    ):
+        change()
+        seen.add(model.fingerprint)
+    assert len(seen) == 5
+
+
 def test_a_float16_bfloat16_and_scalar_state_has_a_fingerprint():
     module = nn.Sequential(nn.Linear(2, 2).bfloat16(), nn.BatchNorm1d(2).half())
     assert len(Model(module, rows(2)).fingerprint) == 64

@@ -1,14 +1,14 @@
 """Hashes of inputs and values, the same on every machine."""
 
 import hashlib
-import zlib
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.core.batch import Batch, packed
+from cutaway.core.batch import Batch, flattened, packed
+from cutaway.core.parts import buffers, parameters, parts
 
 
 def fingerprint(x: Batch) -> str:
@@ -16,7 +16,7 @@ def fingerprint(x: Batch) -> str:
     digest = hashlib.sha256()
     for name, tensor in [("", x)] if isinstance(x, Tensor) else sorted(x.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(_bytes(tensor).data)
     return digest.hexdigest()
 
 
@@ -34,8 +34,10 @@ def as_text(value: Any) -> Any:
     return f"given {fingerprint(ids)[:12]}" if isinstance(ids, Tensor) else str(value)
 
 
-# Tensors up to this many entries are checked by a checksum over all of them together.
+# Tensors up to this many entries are looked at all together.
 _SMALL = 2**13
+# Words of 8 bytes are added up in so many columns: a prime number, so that the rows of no usual layer fall on them.
+_COLUMNS = 509
 
 
 class StateHash:
@@ -44,17 +46,18 @@ class StateHash:
     def __init__(self, module: nn.Module) -> None:
         """The hash of `module`."""
         self._module = module
-        self._seen: tuple[Any, ...] = ()
+        self._seen: list[int] = []
         self._hash = ""
 
     def value(self) -> str:
         """SHA-256 of names and values, the same on every machine."""
-        tensors = [*self._module.parameters(), *self._module.buffers()]
-        small = packed(t for t in tensors if t.numel() <= _SMALL)
-        seen = (
-            *(zlib.crc32(_bytes(t).data) for t in small.values()),
-            *(self._sign(t) for t in tensors if t.numel() > _SMALL),
-        )
+        modules = parts(self._module)
+        tensors = [*parameters(modules), *buffers(modules)]
+        large = [t for t in tensors if t.numel() > _SMALL]
+        small = packed(flattened(t for t in tensors if t.numel() <= _SMALL))
+        # The version alone would miss changes through `.data`.
+        seen = [checksum(_bytes(t)) for t in (*small.values(), *large)]
+        seen += [0 if t.is_inference() else t._version for t in large]
         if seen != self._seen:
             digest = hashlib.sha256()
             for name, t in sorted(self._module.state_dict().items()):
@@ -64,25 +67,28 @@ class StateHash:
             self._seen, self._hash = seen, digest.hexdigest()
         return self._hash
 
-    @staticmethod
-    def _sign(t: Tensor) -> tuple[int, int, int]:
-        """A cheap sign that a large tensor is what it was; its version alone misses changes through `.data`.
 
-        Wrapping sums of 8 bytes at a time are 20 times faster than a checksum. What escapes them is a change that
-        leaves the sum as it was, such as a swap through `.data`.
-        """
-        data = _bytes(t)
-        whole = len(data) // 8 * 8
-        rest = int(np.add.reduce(data[whole:], dtype=np.int64)) if whole < len(data) else 0
-        return (
-            t.data_ptr(),
-            0 if t.is_inference() else t._version,
-            int(np.add.reduce(data[:whole].view(np.int64))) + rest,
-        )
+def checksum(data: np.ndarray) -> int:
+    """A number that tells, in this process, whether bytes are what they were; 15 times faster than a CRC.
+
+    hash of n, s_0, ..., s_508,   s_k = the sum of the words of 8 bytes at places k, k + 509, k + 1018, ... modulo 2^64
+
+    A change of one word always shows in its sum, and words that change places or signs show unless all of them are a
+    multiple of 509 words apart.
+
+    Args:
+        data: Bytes in a row.
+    """
+    end = len(data) // 8 * 8
+    words = data[:end].view(np.int64)
+    whole = len(words) // _COLUMNS * _COLUMNS
+    sums = np.add.reduce(words[:whole].reshape(-1, _COLUMNS), axis=0)
+    sums[: len(words) - whole] += words[whole:]
+    return hash((len(data), sums.tobytes(), data[end:].tobytes()))
 
 
 def _bytes(t: Tensor) -> np.ndarray:
-    t = t.detach().cpu()
+    t = t.detach() if t.is_cpu else t.detach().cpu()
     # NumPy has fewer floating-point types than torch; the bits are what counts.
     t = t if t.dtype in (torch.float32, torch.float64, torch.int64) else t.contiguous().flatten().view(torch.uint8)
     return np.ascontiguousarray(t.numpy()).reshape(-1).view(np.uint8)

@@ -54,7 +54,6 @@ class Taps:
         self._stop = stop
         self._arrived = arrived
         self._handles: list[Any] = []
-        self._second: bool | None = None
         self.sites = list(dict.fromkeys([*self._read, *(s.whole for s in self._edits), *([leaf] if leaf else [])]))
 
     def __enter__(self) -> "Taps":
@@ -84,9 +83,9 @@ class Taps:
 
     def _visit(self, site: Site, module: nn.Module, output: Any) -> Any:
         raw = select(output, site.part, str(site))
-        if self._second is None:
-            self._second = batch_second(self._root)
-        axis = batch_axis(module, site, raw, self._rows, self._second)
+        # The whole network is asked only where the first axis does not count the inputs.
+        second = raw.shape[:1] != (self._rows,) and batch_second(self._root)
+        axis = batch_axis(module, site, raw, self._rows, second)
         tensor = raw.movedim(axis, 0)
         if self._arrived is not None and any(edited.whole == site for edited in self._edits):
             self._arrived(site, tensor)
@@ -183,7 +182,8 @@ def apply_edit(tensor: Tensor, site: Site, edit: Edit, module: nn.Module | None)
     """
     index = site.index(tensor, module)
     old = tensor[index]
-    new = torch.as_tensor(edit(old) if callable(edit) and not isinstance(edit, Tensor) else edit).to(tensor)
+    given = edit(old) if callable(edit) and not isinstance(edit, Tensor) else edit
+    new = (given if isinstance(given, Tensor) else torch.as_tensor(given)).to(tensor)
     try:
         new = new.expand_as(old)
     except RuntimeError:

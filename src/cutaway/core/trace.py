@@ -56,6 +56,11 @@ class Trace(Mapping[Site, Tensor]):
         """How many places were read."""
         return len(self._found)
 
+    def as_leaves(self) -> "Trace":
+        """The same activations as leaves of a graph of their own, to differentiate what is computed from them."""
+        leaves = {site: t.detach().requires_grad_(t.is_floating_point()) for site, t in self._found.items()}
+        return Trace(leaves, self._modules, self._scores, self._class_index, self._named)
+
     @property
     def output(self) -> Tensor:
         """The model's output tensor: logits for most classifiers."""
