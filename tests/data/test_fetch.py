@@ -16,7 +16,13 @@ SUM = hashlib.sha256(CONTENT).hexdigest()
 
 
 @pytest.fixture
-def server():
+def pages():
+    """What the server has beside CONTENT."""
+    return {}
+
+
+@pytest.fixture
+def server(pages):
     """Serves CONTENT as good.bin, something else as bad.bin, and breaks off flaky.bin in the middle the first time."""
     asked = Counter()
 
@@ -24,10 +30,10 @@ def server():
         def do_GET(self):
             name = self.path.rsplit("/", 1)[-1]
             asked[name] += 1
-            if name not in ("good.bin", "bad.bin", "flaky.bin"):
+            if name not in ("good.bin", "bad.bin", "flaky.bin", *pages):
                 self.send_error(404)
                 return
-            body = CONTENT if name != "bad.bin" else b"something else"
+            body = pages.get(name, CONTENT if name != "bad.bin" else b"something else")
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -99,6 +105,72 @@ def test_without_network_it_is_said_what_to_do(server):
         toy(nobody).path("good.bin")
     with pytest.raises(NotPossible, match="404"):
         toy(home, file="absent.bin").path("absent.bin")
+
+
+class TestWithoutAKnownSum:
+    """The content is looked at when it is fetched, and its sum is kept."""
+
+    @pytest.fixture
+    def looked(self):
+        return []
+
+    @pytest.fixture
+    def files(self, server, looked):
+        def fault(file, path):
+            looked.append(file)
+            return "" if path.read_bytes() == CONTENT else f"{file} says something else"
+
+        return Collection("toy", (server[0],), {"good.bin": None, "bad.bin": None, "flaky.bin": None}, fault)
+
+    def test_is_looked_at_once(self, server, files, looked, folders):
+        path = files.path("good.bin")
+        assert files.path("good.bin") == path == folders / "cache" / "toy" / "good.bin"
+        assert (looked, server[1]["good.bin"]) == (["good.bin"], 1)
+        assert sorted(p.name for p in path.parent.iterdir()) == ["good.bin", "good.bin.sha256"]
+        assert (path.parent / "good.bin.sha256").read_text() == f"{SUM}  good.bin\n"
+
+    def test_another_content_is_refused_and_leaves_nothing(self, files, folders):
+        with pytest.raises(NotPossible, match=r"bad.bin: bad.bin says something else, so it was thrown away.*CUTAWAY_"):
+            files.path("bad.bin")
+        assert not list((folders / "cache" / "toy").iterdir())
+
+    def test_a_broken_connection_is_tried_again(self, server, files):
+        assert files.path("flaky.bin").read_bytes() == CONTENT
+        assert server[1]["flaky.bin"] == 2
+
+    def test_a_change_on_disk_is_noticed_and_fetched_again(self, server, files):
+        path = files.path("good.bin")
+        path.write_bytes(b"bit rot")
+        assert files.path("good.bin").read_bytes() == CONTENT
+        assert server[1]["good.bin"] == 2
+
+    def test_another_file_at_the_publisher_is_refused_with_what_to_do(self, pages, files):
+        path = files.path("good.bin")
+        path.unlink()
+        pages["good.bin"] = CONTENT + b"more"
+        with pytest.raises(NotPossible, match=r"not what was fetched at first.*remove .*good.bin.sha256 to take it"):
+            files.path("good.bin")
+        assert not path.exists()
+
+    @pytest.mark.parametrize("record", ["", "no sum", None])
+    def test_a_file_that_nobody_vouched_for_is_fetched_again(self, server, files, folders, record):
+        path = folders / "cache" / "toy" / "good.bin"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"from an interrupted run")
+        if record is not None:
+            path.with_name("good.bin.sha256").write_text(record)
+        assert files.path("good.bin").read_bytes() == CONTENT
+
+    def test_in_the_own_folder_it_is_looked_at_each_time(self, files, looked, folders, monkeypatch):
+        monkeypatch.setenv("CUTAWAY_DATA", str(folders / "own"))
+        path = folders / "own" / "toy" / "good.bin"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(CONTENT)
+        assert files.path("good.bin") == files.path("good.bin") == path
+        assert len(looked) == 2
+        path.write_bytes(b"bit rot")
+        with pytest.raises(BadShape, match=r"good.bin: good.bin says something else\. Remove it or copy it again"):
+            files.path("good.bin")
 
 
 class TestOwnFolder:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from cutaway.core.errors import BadShape
 from cutaway.core.space import images
@@ -99,19 +98,3 @@ class TestIdx:
         (tmp_path / "a.gz").write_bytes(content)
         with pytest.raises(BadShape):
             read_idx(tmp_path / "a.gz", (2, 3, 4))
-
-
-def test_samples_from_a_folder_of_originals(tmp_path, monkeypatch):
-    """Without the scaled copies, the publisher's own files are taken, and it is said that nobody vouches for them."""
-    first, second = list(imagenet.collection().sums)[:2]
-    for name in (first, second):
-        from PIL import Image
-
-        target = tmp_path / "imagenet-samples" / name.replace(".jpg", ".JPEG")
-        target.parent.mkdir(exist_ok=True)
-        Image.new("RGB", (30, 20), "red").save(target)
-    monkeypatch.setenv("CUTAWAY_DATA", str(tmp_path))
-    examples = load("imagenet-samples[0:2]", space=images(16))
-    assert examples.labels.tolist() == [0, 2]
-    assert examples.notes == ["2 original photos, whose publisher gives no checksums"]
-    assert torch.allclose(examples.x[:, 0], torch.ones(()), atol=0.02)

@@ -2,19 +2,25 @@
 
 `imagenet.txt` has the classes in the order that networks use: identifiers ("wnid") sorted, each with a short name.
 `imagenet_samples.txt` has the SHA-256 of a copy of the photos scaled to a short side of 256; that copy is used where
-CUTAWAY_DATA has it. The originals are fetched otherwise: their publisher gives no checksums, and the notes say so.
+CUTAWAY_DATA has it. The originals are fetched otherwise. Their publisher gives no checksums, so each must show the
+picture that the copy shows: the file has the likeness of each, too.
 """
 
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
+from pathlib import Path
 
 import torch
 
 from cutaway.core.dataset import Examples
+from cutaway.core.errors import CutawayError
 from cutaway.core.progress import track
 from cutaway.core.space import Space
+from cutaway.data.decoding import decode, file_bytes
 from cutaway.data.fetch import Collection
 from cutaway.data.images import Picture, read, to_units
+from cutaway.data.likeness import TOLERANCE, apart, likeness
 from cutaway.data.sets import DataSet
 
 NAME = "imagenet-samples"
@@ -36,9 +42,22 @@ def classes() -> tuple[str, ...]:
 
 @cache
 def collection() -> Collection:
-    """The sample photos: scaled copies with their checksums, originals without."""
-    sums = {file: digest for digest, file in (line.split() for line in _lines("imagenet_samples.txt"))}
-    return Collection(NAME, HOMES, {**sums, **{_original(file): None for file in sums}})
+    """The sample photos: scaled copies with their checksums, originals with what they must show."""
+    sums = {file: digest for digest, _, file in (line.split() for line in _lines("imagenet_samples.txt"))}
+    return Collection(NAME, HOMES, {**sums, **{_original(file): None for file in sums}}, _fault)
+
+
+@cache
+def likenesses() -> dict[str, int]:
+    """What each original must show."""
+    known = (line.split() for line in _lines("imagenet_samples.txt"))
+    return {_original(file): int(bits, 16) for _, bits, file in known}
+
+
+def listing(folder: Path) -> str:
+    """The content of `imagenet_samples.txt` for a folder with the copies: checksum, likeness and name of each."""
+    rows = ((sha256(path.read_bytes()).hexdigest(), likeness(read(path).image), path.name) for path in folder.iterdir())
+    return "".join(f"{digest} {bits:016x} {name}\n" for digest, bits, name in sorted(rows, key=lambda row: row[2]))
 
 
 def samples(which: range, space: Space | None = None) -> Examples:
@@ -46,20 +65,33 @@ def samples(which: range, space: Space | None = None) -> Examples:
     copies = [file for file in collection().sums if file.endswith(".jpg")]
     pictures = [_picture(copies[i]) for i in track(which, "reading photos")]
     names = [picture.name for picture in pictures]
-    originals = sum(name.endswith(".JPEG") for name in names)
     return Examples(
         x=to_units(torch.stack([picture.fitted(space) for picture in pictures]), space),
         names=names,
         labels=torch.tensor([wnids().index(name.split("_", 1)[0]) for name in names]),
         classes=classes(),
         source=NAME,
-        notes=[f"{originals} original photos, whose publisher gives no checksums"] if originals else [],
     )
 
 
 def _picture(copy: str) -> Picture:
     path = collection().local(copy) or collection().path(_original(copy))
     return read(path)
+
+
+def _fault(file: str, path: Path) -> str:
+    """What is wrong with an original: it is no whole picture, or not the one that it should be."""
+    try:
+        # As it is stored, and as its orientation mark turns it: nobody knows which of them was copied.
+        shown = [likeness(decode(file_bytes(path), file, suffix=path.suffix)), likeness(read(path, file).image)]
+    except CutawayError as fault:
+        return str(fault).removesuffix(".")
+    distance = min(apart(found, likenesses()[file]) for found in shown)
+    if distance <= TOLERANCE:
+        return ""
+    twin = next((name for name, known in likenesses().items() if apart(shown[1], known) <= TOLERANCE), "")
+    seen = f"it shows {twin}" if twin else "it shows another picture than the known one"
+    return f"{seen} (its likeness differs in {distance} of 63 bits; of another size or quality, in up to {TOLERANCE})"
 
 
 def _original(copy: str) -> str:
