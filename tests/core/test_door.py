@@ -34,7 +34,7 @@ def enter(x, space=IMAGES):
         (GOOD * 255, "values from .* to 25"),
         (GOOD - 1, "Inputs are in the user's units"),
         (GOOD.to_sparse(), "dense"),
-        ("photo.jpg", "no tokenizer"),
+        ("photo.jpg", "got text"),
         (3.0, "got float"),
         ([1, 2], "got list"),
         (np.array(["a"]), "numbers; got an array of <U1"),

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from cutaway.core.result import (
     Result,
     Scores,
     Table,
+    Tree,
 )
 from cutaway.testing.compare import same_result
 
@@ -61,6 +63,15 @@ RESULTS = [
     Points(positions=torch.rand(2, 2), names=["a", "b"], groups=["g", "h"], axes=["x", "y"], **COMMON),
     Pictures(images=torch.rand(1, 3, 4, 4), captions=["one"], **COMMON),
     Ranking(names=["a", "b"], values=torch.tensor([2.0, 1.0]), site="conv3", **COMMON),
+    Tree(
+        names=["a", "b"],
+        members=[[0], [1], [0, 1]],
+        parents=[2, 2, -1],
+        levels=[0, 0, 1],
+        values=torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64),
+        regions=torch.tensor([[0, 1]]),
+        **COMMON,
+    ),
 ]
 
 
@@ -74,8 +85,30 @@ def test_every_shape_survives_json(result):
     assert all(type(c) is Check for c in again.checks.values())
 
 
-def test_all_eight_shapes_are_known():
-    assert set(Result.shapes) == {"Attribution", "Scores", "Curve", "Table", "Matrix", "Points", "Pictures", "Ranking"}
+def test_all_nine_shapes_are_known():
+    names = "Attribution Scores Curve Table Matrix Points Pictures Ranking Tree"
+    assert set(Result.shapes) == set(names.split())
+
+
+def test_a_tree_tells_which_groups_there_are_after_a_step():
+    tree = RESULTS[-1]
+    assert [tree.at(level) for level in (0, 1, 2)] == [[0, 1], [2], [2]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parents": [2, -1, -1]},
+        {"members": [[0], [1], [0]]},
+        {"members": [[1], [0], [0, 1]]},
+        {"levels": [0, 0, 0]},
+        {"values": torch.zeros(2)},
+        {"names": []},
+    ],
+)
+def test_a_tree_that_is_none_is_refused(change):
+    with pytest.raises(BadShape, match="expected"):
+        replace(RESULTS[-1], **change)
 
 
 def test_a_name_gives_its_score():

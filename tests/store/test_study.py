@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cutaway.core import atomic
 from cutaway.core.errors import BadOption, CutawayError, NotPossible, UnknownName
 from cutaway.core.result import Curve, Provenance, Result, Table
-from cutaway.store import DamagedResult, Study, atomic, folder
+from cutaway.store import DamagedResult, Study, folder
 
 
 @pytest.fixture
@@ -326,7 +327,8 @@ SCRIPT = """
 import os, signal, sys, time
 import torch
 from cutaway.core.result import Provenance, Scores
-from cutaway.store import Study, atomic
+from cutaway.core import atomic
+from cutaway.store import Study
 
 def scores(value):
     return Scores(names=["a"], values=torch.full((1,), value), provenance=Provenance(method="m", created=str(value)))

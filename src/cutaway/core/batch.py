@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cutaway.core.errors import BadShape, NotPossible
+from cutaway.core.text import Encoded
 
 Batch = Tensor | dict[str, Tensor]
 
@@ -17,8 +18,15 @@ def size(x: Batch) -> int:
     return len(x) if isinstance(x, Tensor) else len(next(iter(x.values())))
 
 
+def primary(x: Batch) -> Tensor:
+    """The tensor that is explained: the batch, or the first of its tensors."""
+    return x if isinstance(x, Tensor) else next(iter(x.values()))
+
+
 def take(x: Batch, rows: slice | Tensor) -> Batch:
     """Some rows."""
+    if isinstance(x, Encoded):
+        return x.rows(rows)
     return x[rows] if isinstance(x, Tensor) else {k: v[rows] for k, v in x.items()}
 
 
@@ -26,6 +34,8 @@ def repeat(x: Batch, times: int) -> Batch:
     """Each row `times` times, one after the other."""
     if isinstance(x, Tensor):
         return x.repeat_interleave(times, dim=0)
+    if isinstance(x, Encoded):
+        return x.rows(torch.arange(size(x)).repeat_interleave(times))
     return {k: v.repeat_interleave(times, dim=0) for k, v in x.items()}
 
 
@@ -96,10 +106,19 @@ def _choices(found: dict[tuple[str, ...], Tensor], what: str) -> str:
     return ", ".join(f"{what}/{'/'.join(p)} {tuple(t.shape)}" for p, t in found.items())
 
 
-def packed(tensors: Iterable[Tensor]) -> dict[tuple[torch.device, torch.dtype], Tensor]:
-    """All values in a row, one flat copy for each device and type: quicker to copy and compare than many small ones."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+Kind = tuple[torch.device, torch.dtype]
+
+
+def flattened(tensors: Iterable[Tensor]) -> dict[Kind, list[Tensor]]:
+    """Tensors with one axis, by device and type: views of those that are contiguous, copies of others."""
+    groups: dict[Kind, list[Tensor]] = {}
     with torch.no_grad():
         for t in tensors:
-            groups.setdefault((t.device, t.dtype), []).append(t.reshape(-1))
+            groups.setdefault((t.device, t.dtype), []).append(t if t.ndim == 1 else t.reshape(-1))
+    return groups
+
+
+def packed(groups: dict[Kind, list[Tensor]]) -> dict[Kind, Tensor]:
+    """All values of a group in a row, a copy: quicker to keep and compare than many small tensors."""
+    with torch.no_grad():
         return {kind: torch.cat(flat) for kind, flat in groups.items()}

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ import cutaway
 from cutaway.core.batch import Batch, repeat, size
 from cutaway.core.catalogue import Method, find
 from cutaway.core.checks import Check
-from cutaway.core.dataset import Examples
+from cutaway.core.dataset import Dataset, Examples
+from cutaway.core.door import is_finite
 from cutaway.core.errors import BadOption, BadShape, NotPossible, unknown_name
 from cutaway.core.fingerprint import as_text, fingerprint
 from cutaway.core.model import Model
@@ -32,6 +33,7 @@ from cutaway.core.result import Attribution, Cost, Provenance, Result
 from cutaway.core.signature import read_option
 from cutaway.core.site import Site
 from cutaway.core.target import Target, per_row
+from cutaway.core.text import Encoded, notes_on, pieces_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def prepare(entry: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Pre
         arguments, target = _readied(entry, model, given)
         about = _provenance(entry, model, given, arguments, target)
     return Prepared(
-        entry, arguments, replace(about, cost=meter.cost), _conversions(model, given.get("x"), arguments.get("x"))
+        entry, arguments, replace(about, cost=meter.cost), _conversions(model, *_before_and_after(given, arguments))
     )
 
 
@@ -92,6 +94,8 @@ def perform(call: Prepared) -> Result:
     if model is not None and x is not None and size(x) == 0:
         return _of_nothing(entry, model, arguments, call.about)
     with _Meter(model) as meter:
+        if model is not None and x is None and len(arguments.get("data", ())):
+            x = model.inputs(arguments["data"][0:1])
         steady = model is None or x is None or model.is_steady(x)
         result: Result = function(**arguments)
     about = replace(call.about, cost=_sum(call.about.cost, meter.cost))
@@ -137,13 +141,21 @@ def _refuse_other_kinds(entry: Method, model: Model) -> None:
             raise NotPossible(f"{entry.name} works on {wanted[need]}; {model.name} takes {model.space.describe()}.")
 
 
+def _before_and_after(given: dict[str, Any], arguments: dict[str, Any]) -> tuple[Any, Any]:
+    """The input as it came and as it is used."""
+    if "data" in arguments:
+        return given["data"], getattr(arguments["data"], "x", None)
+    return given.get("x"), arguments.get("x")
+
+
 def _conversions(model: Model | None, given: Any, taken: Batch | None) -> dict[str, Check]:
     """What the door changed about the input, as a check."""
     given = given.x if isinstance(given, Examples) else given
     if isinstance(taken, dict) and isinstance(given, str | list | tuple) and model is not None:
         longest, width = getattr(model.tokenizer, "model_max_length", None), next(iter(taken.values())).shape[-1]
         text = f"A text has the {width} tokens that the model takes; what lies beyond them was cut off."
-        return {"cut": Check(text, "warn", width)} if width == longest else {}
+        cut = {"cut": Check(text, "warn", width)} if width == longest else {}
+        return cut | (notes_on(taken.pieces) if isinstance(taken, Encoded) else {})
     before = str(getattr(given, "dtype", "")).removeprefix("torch.")
     if not isinstance(taken, Tensor) or not before or not taken.is_floating_point():
         return {}
@@ -167,6 +179,9 @@ def _bound(entry: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     missing = [p for p in entry.positional if p not in given and p not in ("target", "attribution")]
     if missing:
         raise BadOption(f"{entry.name} needs {missing[0]}; call {entry.name}({', '.join(entry.positional)}, ...).")
+    if "region" in options and isinstance(given.get("x"), Examples) and given["x"].masks is not None:
+        # Examples know their regions; a method that asks for one gets theirs unless it was given another.
+        given.setdefault("region", given["x"].masks)
     hints = _hints(inspect.unwrap(entry.function))
     return {
         name: read_option(entry, name, value, hints.get(name)) if name in options else value
@@ -182,6 +197,8 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _readied(entry: Method, model: Model | None, given: dict[str, Any]) -> tuple[dict[str, Any], Target | None]:
     """Arguments as the function wants them, and the target that is explained or examined."""
     arguments, target = dict(given), given.get("target")
+    if "data" in arguments:
+        arguments["data"] = _whole_set(entry, model, arguments["data"])
     if model is None:
         return arguments, None
     examines, explains = "attribution" in entry.positional, "target" in entry.positional
@@ -200,6 +217,21 @@ def _readied(entry: Method, model: Model | None, given: dict[str, Any]) -> tuple
     return arguments, target
 
 
+def _whole_set(entry: Method, model: Model | None, data: Any) -> Dataset:
+    """A data set, from what can be cut into slices of examples; a batch is one, once it has come through the door."""
+    if model is not None and not isinstance(data, str) and not hasattr(data, "fingerprint"):
+        x = model.inputs(data)
+        data = Examples(x=x, names=[str(i) for i in range(len(x))]) if isinstance(x, Tensor) else data
+    if isinstance(data, str) or not all(hasattr(data, part) for part in ("__len__", "__getitem__", "fingerprint")):
+        raise BadOption(
+            f"expected a data set for {entry.name}: cutaway.data(...), or cutaway.data.lazy.opened(NAME) for one that "
+            f"is read as it is needed; got {type(data).__name__}. cutaway.run takes names."
+        )
+    if not len(data):
+        raise BadShape(f"expected at least one input for {entry.name}; got none.")
+    return cast(Dataset, data)
+
+
 def _provenance(
     entry: Method, model: Model | None, given: dict[str, Any], arguments: dict[str, Any], target: Target | None
 ) -> Provenance:
@@ -213,13 +245,19 @@ def _provenance(
         model=model.name if model is not None else "",
         model_fingerprint=model.fingerprint if model is not None else "",
         model_source={k: as_text(v) for k, v in model.source.items()} if model is not None else {},
-        input=given["x"].source if isinstance(given.get("x"), Examples) else "",
-        input_fingerprint=fingerprint(arguments["x"]) if "x" in arguments else "",
+        input=str(getattr(given.get("x", given.get("data")), "source", "")),
+        input_fingerprint=_fingerprint(arguments),
         target=str(target) if target is not None else "",
         seed=given.get("seed", next((o.default for o in entry.options if o.name == "seed"), None)),
         versions={"cutaway": cutaway.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _fingerprint(arguments: dict[str, Any]) -> str:
+    if "data" in arguments:
+        return str(arguments["data"].fingerprint)
+    return fingerprint(arguments["x"]) if "x" in arguments else ""
 
 
 def predicted(model: Model, x: Batch) -> Target:
@@ -290,10 +328,14 @@ def _with_input(result: Attribution, model: Model, x: Batch) -> Attribution:
     if isinstance(x, Tensor) and model.space.kind != "tokens":
         names = [list(model.space.names)] * len(x) if model.space.names else []
         return replace(result, input=x, tokens=names)
-    ids = x if isinstance(x, Tensor) else x.get("input_ids")
-    if ids is None or model.tokenizer is None:
-        return result
-    return replace(result, tokens=[model.tokenizer.convert_ids_to_tokens(row) for row in ids.tolist()])
+    pieces = pieces_of(x, model.tokenizer)
+    placed = [p for p in pieces if p.offsets]
+    return replace(
+        result,
+        tokens=[list(p.tokens[: len(p)]) for p in pieces],
+        texts=[p.text for p in placed],
+        offsets=[[list(place) for place in p.offsets[: len(p)]] for p in placed],
+    )
 
 
 def _common_checks(model: Model, steady: bool) -> dict[str, Check]:
@@ -317,7 +359,7 @@ def _refuse_non_finite(entry: Method, model: Model, x: Batch | None, result: Res
         if (
             tensor.is_floating_point()
             and result.__class__.__name__ not in ("Matrix", "Curve", "Scores")
-            and not torch.isfinite(tensor).all()
+            and not is_finite(tensor)
         ):
             raise NotPossible(f"{entry.name} gave values that are not finite in {name!r}: {first_overflow(model, x)}.")
 

@@ -1,11 +1,37 @@
 """Examples with what is known about them."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from cutaway.core.errors import BadShape
+from cutaway.core.fingerprint import fingerprint
+
+
+@runtime_checkable
+class Dataset(Protocol):
+    """Many examples, read a slice at a time; `Examples` are one that is in memory."""
+
+    @property
+    def source(self) -> str:
+        """The text that names the set."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names that labels point into."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes when the examples do."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> "Examples": ...
 
 
 @dataclass(frozen=True)
@@ -13,25 +39,33 @@ class Examples:
     """Inputs in memory, with their names, labels and concept masks. Slicing keeps all of them together.
 
     Attributes:
-        x: Inputs, batch axis first, in the units of a `Space`.
+        x: Inputs, batch axis first, in the units of a `Space`; for text, a list of texts.
         names: One identifier per input: a file name or an index.
         labels: Class indices, (n,); None where unknown.
         classes: Class names that the labels point into.
         masks: Which entries the label is known to depend on, (n, height, width) boolean; None where unknown.
         source: The text that made these examples, as `cutaway.data` takes it.
         notes: What was done to the files on the way in: rotated, converted, left out.
+        ids: The number of each in the set that it was read from, where some were left out; None for 0, 1, 2, ...
+        concepts: What is where, by category: (n, layers, height, width) whole numbers that point into `concept_names`;
+            0 for nothing, -1 throughout an input where the category was not annotated. Layers hold several at once.
+        concept_names: Names by category; the first, of number 0, stands for nothing.
     """
 
-    x: Tensor
+    x: Tensor | list[str]
     names: list[str]
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
     masks: Tensor | None = None
     source: str = ""
     notes: list[str] = field(default_factory=list)
+    ids: Tensor | None = None
+    concepts: Mapping[str, Tensor] = field(default_factory=dict)
+    concept_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what, values in (("names", self.names), ("labels", self.labels), ("masks", self.masks)):
+        known = {"names": self.names, "labels": self.labels, "masks": self.masks, "ids": self.ids}
+        for what, values in known.items():
             if values is not None and len(values) != len(self.x):
                 raise BadShape(f"expected {what} for {len(self.x)} examples; got {len(values)}.")
 
@@ -50,7 +84,17 @@ class Examples:
             names=self.names[part],
             labels=None if self.labels is None else self.labels[part],
             masks=None if self.masks is None else self.masks[part],
+            ids=None if self.ids is None else self.ids[part],
+            concepts={category: labels[part] for category, labels in self.concepts.items()},
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of inputs, names, labels and masks."""
+        tensors = {"x": self.x, "labels": self.labels, "masks": self.masks, "ids": self.ids, **self.concepts}
+        values = fingerprint({name: t for name, t in tensors.items() if isinstance(t, Tensor)})
+        words = json.dumps([self.names, self.x if isinstance(self.x, list) else [], self.classes])
+        return hashlib.sha256(f"{values}{words}".encode()).hexdigest()
 
     def __iter__(self) -> Iterator["Examples"]:
         """One example at a time."""

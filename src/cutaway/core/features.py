@@ -1,5 +1,6 @@
-"""The players of a perturbation: which entries of an input are switched on and off together."""
+"""The players of a perturbation: which entries of an input, or of a layer, are switched on and off together."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,42 +8,55 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from cutaway.core.errors import BadOption, BadShape
+from cutaway.core.errors import BadOption, BadShape, unknown_name
 
 
 @dataclass(frozen=True)
 class Features:
-    """A partition of an input's entries into k players.
+    """Which of k players each entry of an input belongs to.
 
     Attributes:
-        ids: The player of each entry, 0 to k - 1. Shaped like one input without its channels: (h, w), (columns,),
-            (tokens,).
+        ids: The player of each entry, 0 to k - 1; -1 for an entry of nobody, which is always on. Shaped like one input
+            without its channels: (h, w), (columns,), (tokens,); with `units`, (channels,).
         names: One per player.
+        units: True if the players are units of a layer, each with all its positions.
     """
 
     ids: Int[Tensor, "*entries"]
     names: tuple[str, ...]
+    units: bool = False
 
     def __post_init__(self) -> None:
         present = torch.unique(self.ids)
+        present = present[present != -1]
         if not torch.equal(present, torch.arange(len(self.names))):
             raise BadShape(
-                f"expected feature ids 0 to {len(self.names) - 1} without gaps; got {present.tolist()[:20]}."
+                f"expected feature ids 0 to {len(self.names) - 1} without gaps (-1 for entries of nobody); "
+                f"got {present.tolist()[:20]}."
             )
+        if not self.names:
+            raise BadShape("expected at least one player; every entry belongs to nobody.")
 
     def __len__(self) -> int:
         """The number of players."""
         return len(self.names)
 
+    @property
+    def sizes(self) -> Int[Tensor, "k"]:
+        """How many entries each player has."""
+        return torch.bincount(self.ids[self.ids >= 0].flatten(), minlength=len(self))
+
     def mask(self, coalitions: Bool[Tensor, "m k"]) -> Bool[Tensor, "m *entries"]:
-        """Which entries are on when the given players are on."""
-        return coalitions[:, self.ids]
+        """Which entries are on when the given players are on; entries of nobody always are."""
+        always = coalitions.new_ones(len(coalitions), 1)
+        return torch.cat([coalitions, always], dim=1)[:, self.ids.to(coalitions.device)]
 
 
 def of_ids(ids: Tensor) -> Features:
-    """Features from any integer labels: gaps are closed, order is kept."""
+    """Features from any integer labels: gaps are closed, order is kept; -1 is nobody."""
     values, dense = torch.unique(ids, return_inverse=True)
-    return Features(dense, tuple(f"feature {v}" for v in values.tolist()))
+    nobody = int(bool((values == -1).any()))
+    return Features(dense - nobody, tuple(f"feature {v}" for v in values.tolist() if v != -1))
 
 
 def pixels(height: int, width: int) -> Features:
@@ -77,14 +91,45 @@ def superpixels(image: Tensor, *, pieces: int = 50, compactness: float = 10.0) -
 
 
 def words(tokens: Sequence[str], groups: Sequence[int] | None = None) -> Features:
-    """Each token is a player; with `groups`, the pieces of a word are one."""
+    """Each token is a player; with `groups`, the pieces of a word are one, and -1 is nobody."""
     ids = torch.as_tensor(list(groups) if groups is not None else range(len(tokens)))
     names = ["" for _ in range(int(ids.max()) + 1)]
     for token, player in zip(tokens, ids.tolist(), strict=True):
-        names[player] += token
+        if player >= 0:
+            names[player] += token
     return Features(ids, tuple(names))
 
 
-def columns(names: Sequence[str]) -> Features:
-    """Each column of a table is a player."""
-    return Features(torch.arange(len(names)), tuple(names))
+def columns(names: Sequence[str], groups: str | None = None) -> Features:
+    """Each column of a table is a player; with `groups`, some are one player together.
+
+    Args:
+        names: Of the columns.
+        groups: "" puts together what has the same name before "="; "race,age+income" the columns that begin with
+            "race=", "race_", "race:" or "race.", and two columns by name.
+
+    Raises:
+        BadOption: A group without columns, or a column in two groups.
+    """
+    if groups is None:
+        return Features(torch.arange(len(names)), tuple(names))
+    parts = [part.strip() for part in groups.split(",") if part.strip()]
+    owners: dict[int, str] = {}
+    for part in parts:
+        found = _columns_of(part, names)
+        if not found:
+            raise BadOption(f"expected columns that begin with {part!r} or are called so; there are none.")
+        if twice := [names[i] for i in found if i in owners]:
+            raise BadOption(f"expected each column in one group; {twice[0]!r} is in two: {owners[found[0]]}, {part}.")
+        owners |= dict.fromkeys(found, part)
+    labels = [owners.get(i, name if parts else name.partition("=")[0]) for i, name in enumerate(names)]
+    players = list(dict.fromkeys(labels))
+    return Features(torch.tensor([players.index(label) for label in labels]), tuple(players))
+
+
+def _columns_of(part: str, names: Sequence[str]) -> list[int]:
+    listed = [p.strip() for p in part.split("+")]
+    if len(listed) > 1 and (unknown := [p for p in listed if p not in names]):
+        raise unknown_name("column", unknown[0], names)
+    begins = re.compile(re.escape(part) + r"([=_:.].*)?", re.DOTALL)
+    return [i for i, name in enumerate(names) if (name in listed if len(listed) > 1 else begins.fullmatch(name))]

@@ -9,7 +9,11 @@
     gaussian:0.2    the input plus normal noise of 0.2 of the range, clipped
     farthest        per entry the farther end of the allowed interval
     sample:digits   a random other input of that data set, drawn anew for each row
+    mask            of a text, by token: the tokenizer's mask token stands there instead
+    pad             of a text: a padding token, which the attention mask hides; the others stay where they are
+    remove          of a text: the token is deleted, and what follows moves up; an empty text is one unknown word
 
+The last three change the tokens of a text; all others change numbers, of a text those of its embedding.
 No fill is right: each hides one thing and shows another. A constant is blind to its own colour.
 """
 
@@ -40,11 +44,13 @@ class Fill:
         text: How to write it.
         function: (x, space, generator) to a tensor like x.
         random: True if two draws differ.
+        of_tokens: True if it changes the tokens of a text, which only `core.game` can do.
     """
 
     text: str
     function: FillFunction
     random: bool = False
+    of_tokens: bool = False
 
     @classmethod
     def of(cls, what: FillLike) -> "Fill":
@@ -90,6 +96,31 @@ class Fill:
     def __str__(self) -> str:
         """The text form."""
         return self.text
+
+
+def _of_tokens(name: str) -> Fill:
+    def function(x: Tensor, space: Space, generator: torch.Generator) -> Tensor:
+        raise BadOption(
+            f"expected a fill of numbers, such as zero or mean; {name!r} changes the tokens of a text, which methods "
+            "that take features= can do."
+        )
+
+    return Fill(name, function, of_tokens=True)
+
+
+def mask() -> Fill:
+    """The tokenizer's mask token."""
+    return _of_tokens("mask")
+
+
+def pad() -> Fill:
+    """A padding token that the attention mask hides."""
+    return _of_tokens("pad")
+
+
+def remove() -> Fill:
+    """Nothing: the token is deleted, and what follows moves up."""
+    return _of_tokens("remove")
 
 
 def zero() -> Fill:
@@ -249,5 +280,5 @@ def gaussian_blur(x: Tensor, sigma: float) -> Tensor:
 
 
 _FILLS: dict[str, Callable[..., Fill]] = {
-    f.__name__: f for f in (zero, neutral, mean, constant, blur, noise, gaussian, farthest)
+    f.__name__: f for f in (zero, neutral, mean, constant, blur, noise, gaussian, farthest, mask, pad, remove)
 }

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from cutaway.core.batch import Batch, join, select, size, take
 from cutaway.core.borrow import borrowed
 from cutaway.core.classes import class_index
+from cutaway.core.decomposed.run import Parts, decomposed_run
+from cutaway.core.decomposed.tensor import Gap, How
 from cutaway.core.door import admitted
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fingerprint import StateHash
 from cutaway.core.layers import Layer, watched
-from cutaway.core.operations import Census, Operation, Places, Rules
+from cutaway.core.operations import Census, Operation, Places, Rules, UnderRules
 from cutaway.core.overflow import first_overflow
 from cutaway.core.patched import Patched
 from cutaway.core.replay import Recorder
@@ -31,6 +33,7 @@ from cutaway.core.trace import ScoreKind, Trace
 
 # Where only small activations are computed, more variants run at once.
 _VARIANTS_PER_ROW = 4
+_HOW = How()
 Sites = Sequence[Site | str]
 Edits = Mapping[Site, Edit] | Mapping[str, Edit]
 
@@ -183,19 +186,26 @@ class Model:
 
     def with_module(self, module: nn.Module) -> "Model":
         """Another network with the same input, output and names. What it spends is counted here, too."""
-        other = Model(
-            module,
-            self.space,
-            classes=self.classes,
-            name=self.name,
-            output="/".join(self._runner.output),
-            scores=self.scores,
-            tokenizer=self.tokenizer,
-            embedding=str(self._runner.embedding or ""),
-            batch_size=self._runner.chunk,
-        )
+        other = Model(module, **{**self._described(), "batch_size": self._runner.chunk})
         other._runner.spent = self.spent
         return other
+
+    def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
+        """For another process of the same user: network and description, without what was learned while running."""
+        return _described_by, (self.module, self._described(), self.source, self.notes)
+
+    def _described(self) -> dict[str, Any]:
+        """The arguments, beside the module, that make this model."""
+        return {
+            "space": self.space,
+            "classes": self.classes,
+            "name": self.name,
+            "output": "/".join(self._runner.output),
+            "scores": self.scores,
+            "tokenizer": self.tokenizer,
+            "embedding": str(self._runner.embedding or ""),
+            "batch_size": self._batch_size,
+        }
 
     def example(self) -> Any:
         """An input in the middle of the space, or a short text."""
@@ -271,7 +281,7 @@ class Model:
         *,
         wrt: Site | str = INPUT,
         edit: Edits | None = None,
-        rules: Rules | None = None,
+        rules: Rules | Callable[[slice], Rules] | None = None,
         prefix: Prefix | None = None,
     ) -> Gradient:
         """A target and its gradient at a place: one forward and one backward for each chunk of inputs.
@@ -284,12 +294,15 @@ class Model:
             x, edit, prefix: As in `run`.
             target: What to differentiate.
             wrt: Where; `input` is the input in the user's units.
-            rules: Rules that change the backward pass of operations.
+            rules: Rules that change the backward pass of operations, or a function that gives those for some rows of
+                the batch. They end where the network does, unless they have an attribute `reach_target` that is true.
 
         Raises:
             NotPossible: The target does not depend on that place, or the network is not differentiable.
         """
         target, site = Target.of(target, self), Site.of(wrt)
+        if rules is not None:
+            self._runner.check_hookable()
         if any(t.is_inference() for t in itertools.islice(self._tensors(), 1)):
             raise NotPossible(
                 f"{self.name} was built inside torch.inference_mode, so it has no gradients; build or load it outside."
@@ -301,7 +314,36 @@ class Model:
 
         with self.borrow():
             parts = list(self._runner.chunks(plan.rows, chunk))
-        return Gradient(*(join([part[k] for part in parts]) for k in range(3)))
+        return Gradient(*(join([part[k] for part in parts]).contiguous() for k in range(3)))
+
+    def decomposed(self, x: Any, masks: Tensor, *, read: Sites = (OUTPUT,), how: How = _HOW) -> Parts:
+        """Run one input as the sum of what comes from a group of its entries and the rest, once for each group.
+
+        Args:
+            x: One input.
+            masks: The entries of each group, booleans (k, ...) that fit an input as the network sees it: (k, 1, h, w)
+                for an image, (k, columns) for a row, (k, tokens, 1) for the embedding of a text.
+            read: Places to read.
+            how: Choices between published rules.
+
+        Raises:
+            BadShape: More than one input.
+            NotPossible: An operation has no rule; it is named, with its place.
+        """
+        batch, wanted = self.inputs(x), list(dict.fromkeys(Site.of(s).whole for s in read))
+        if size(batch) != 1:
+            raise BadShape(f"expected one input to decompose; got {size(batch)}.")
+
+        def chunk(rows: slice) -> tuple[dict[Site, Any], Gap]:
+            return decomposed_run(self._runner, batch, masks[rows], wanted, how)
+
+        with self.borrow():
+            runs = list(self._runner.chunks(len(masks), chunk))
+        part, rest, whole = (
+            self._trace({site: join([getattr(found[site], name) for found, _ in runs]) for site in wanted})
+            for name in ("part", "rest", "whole")
+        )
+        return Parts(part, rest, whole, max((gap for _, gap in runs), key=lambda gap: gap.size))
 
     def prefix(self, x: Any, at: Site | str) -> Prefix:
         """Run one input and keep what lies before `at`, so that later runs can start there.
@@ -367,10 +409,16 @@ class Model:
             )
         return Plan(prefix.x, len(values), edits, prefix)
 
-    def _slope(self, plan: "Plan", rows: slice, target: Target, site: Site, rules: Rules | None) -> Gradient:
+    def _slope(
+        self, plan: "Plan", rows: slice, target: Target, site: Site, rules: Rules | Callable[[slice], Rules] | None
+    ) -> Gradient:
+        rules = rules(rows) if callable(rules) else rules
         found, leaf = self._runner.once(plan, rows, list(target.sites), site.whole, rules)
         assert leaf is not None
-        score = target(self._trace(found)).expand(len(leaf))
+        reach = rules is not None and getattr(rules, "reach_target", False)
+        with UnderRules(rules, Places(self.module)) if rules and reach else contextlib.nullcontext():
+            score = target(self._trace(found))
+        score = score.expand(len(leaf))
         if not score.requires_grad:
             raise NotPossible(f"{target} does not depend on {site} in {self.name} in a way that can be differentiated.")
         if not torch.isfinite(score).all():
@@ -380,6 +428,8 @@ class Model:
         try:
             (slope,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
         except RuntimeError as error:
+            if self._runner.refuses_layout(error):
+                return self._slope(plan, rows, target, site, rules)
             if "inplace operation" not in str(error):
                 raise
             raise NotPossible(
@@ -422,3 +472,10 @@ class Model:
             )
             return self._unwrapped(original)
         return module
+
+
+def _described_by(module: nn.Module, description: dict[str, Any], source: dict[str, Any], notes: list[str]) -> Model:
+    """The inverse of `Model.__reduce__`."""
+    model = Model(module, **description)
+    model.source, model.notes = source, notes
+    return model

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from cutaway.core.unrolled import UNROLLED
+
 # One name for each operation. `r` forms with swapped operands (1 - x, 1 / x) keep names of their own.
 _SPELLINGS = {
     "iadd": "add",
@@ -32,7 +34,12 @@ _SPELLINGS = {
     "clip": "clamp",
     "clamp_min": "clamp",
     "subtract": "sub",
+    "T": "t",
+    "H": "adjoint",
+    "mH": "adjoint",
+    "data": "detach",
 }
+_VIEWS = {"T", "H", "mT", "mH", "data"}
 # Calls that ask about a tensor or rearrange it without arithmetic on its values.
 _METADATA = {
     "get",
@@ -122,6 +129,9 @@ def _parameters(func: Callable[..., Any]) -> tuple[str, ...]:
 def operation_name(func: Callable[..., Any]) -> str:
     """The canonical name of a torch function; empty for questions about shape, type or device."""
     name = getattr(func, "__name__", "").strip("_")
+    if name == "get":  # an attribute: x.T computes a tensor, x.shape tells of one
+        name = getattr(getattr(func, "__self__", None), "__name__", "")
+        return _SPELLINGS.get(name, name) if name in _VIEWS else ""
     return "" if name in _METADATA else _SPELLINGS.get(name, name)
 
 
@@ -169,13 +179,18 @@ class Census(TorchFunctionMode):
 
 
 class UnderRules(TorchFunctionMode):
-    """Run operations that have a rule through it; a rule that returns NotImplemented leaves the operation alone."""
+    """Run operations that have a rule through it; a rule that returns NotImplemented leaves the operation alone.
+
+    A call that hides many operations, such as an LSTM, is met as those, unless a rule takes the whole of it. A rule set
+    with an attribute `parts`, which maps names to functions, has more calls taken apart.
+    """
 
     def __init__(self, rules: Rules, places: Places) -> None:
         """Rules by canonical name."""
         super().__init__()
         self.rules = rules
         self.places = places
+        self.parts: Mapping[str, Callable[..., Any]] = {**UNROLLED, **getattr(rules, "parts", {})}
         self.used: list[Operation] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,11 +198,15 @@ class UnderRules(TorchFunctionMode):
         kwargs = kwargs or {}
         name = operation_name(func)
         rule = self.rules.get(name)
-        if rule is None or not torch.is_grad_enabled():
+        if not name or not torch.is_grad_enabled():
             return func(*args, **kwargs)
-        call = Call(name, self.places.now, func, args, kwargs)
-        result = rule(call)
-        if result is NotImplemented:
-            return func(*args, **kwargs)
-        self.used.append(Operation(name, call.site))
-        return result
+        if rule is not None:
+            call = Call(name, self.places.now, func, args, kwargs)
+            result = rule(call)
+            if result is not NotImplemented:
+                self.used.append(Operation(name, call.site))
+                return result
+        if name in self.parts and any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves((args, kwargs))):
+            with self:  # a mode does not see what is called while it answers
+                return self.parts[name](*args, **kwargs)
+        return func(*args, **kwargs)

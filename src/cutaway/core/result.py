@@ -1,4 +1,4 @@
-"""The eight shapes of an answer, each with its provenance and its checks.
+"""The nine shapes of an answer, each with its provenance and its checks.
 
 A shape has one drawing, one JSON form and one web component, so a new method never touches an interface.
 """
@@ -76,7 +76,7 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What all eight shapes share.
+    """What all nine shapes share.
 
     Attributes:
         title: A few words for a heading.
@@ -185,7 +185,12 @@ class Attribution(Result):
         unit: What a value is measured in: the target's unit for a contribution, `target per input unit` for a slope.
         score: The target on each input, (n,).
         input: The explained inputs, for drawing; empty where there is nothing to draw over.
-        tokens: The pieces of text of each input, where the input is text.
+        tokens: The pieces of text of each input, where the input is text; the columns, where it is a row.
+        texts: The original texts, where the input came as text.
+        offsets: Where each piece begins and ends in its text; (0, 0) for special pieces. Empty where unknown.
+        players: The names of what was switched on and off together, for each input, where there was such a thing;
+            `extra["player"]` has the number of the player that owns each entry (-1: nobody), and `extra["whole"]` that
+            player's value, of which `values` has equal parts on its entries.
         signed: False where only the size of a value has a meaning.
         extra: Further tensors of the method, by name (a standard error, masks kept).
     """
@@ -197,6 +202,9 @@ class Attribution(Result):
     score: Tensor = field(default_factory=lambda: torch.empty(0))
     input: Tensor = field(default_factory=lambda: torch.empty(0))
     tokens: list[list[str]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    offsets: list[list[list[int]]] = field(default_factory=list)
+    players: list[list[str]] = field(default_factory=list)
     signed: bool = True
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -263,10 +271,12 @@ class Table(Result):
     Attributes:
         columns: Column names with units.
         rows: One list per row, of strings, numbers, booleans and None.
+        extra: Tensors that belong to the rows (inputs that were made), by name.
     """
 
     columns: list[str]
     rows: list[list[Any]]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -283,6 +293,9 @@ class Matrix(Result):
         row_names, column_names: Labels.
         unit: Of an entry.
         signed: True where zero is the middle of the scale.
+        low, high: Ends of the interval of each entry, (rows, columns); empty where there is none.
+        sequence: True if rows and columns are the same things in the order of a text, and the matrix is symmetric: it
+            is then drawn as arcs over the words as well.
     """
 
     values: Tensor
@@ -290,6 +303,9 @@ class Matrix(Result):
     column_names: list[str]
     unit: str = ""
     signed: bool = True
+    low: Tensor = field(default_factory=lambda: torch.empty(0))
+    high: Tensor = field(default_factory=lambda: torch.empty(0))
+    sequence: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,3 +355,52 @@ class Ranking(Result):
     values: Tensor
     unit: str = ""
     site: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree(Result):
+    """Things that are joined step by step until all are one group, with a score for each group.
+
+    Attributes:
+        names: One per thing.
+        members: The things of each group: first the single things in order, then groups of them, all of them last.
+        parents: The group that each is joined into; -1 for the last.
+        levels: The step in which each group came about; 0 for single things.
+        values: The score of each group, (groups,).
+        target: What the scores are parts of, in text form.
+        unit: Of a score.
+        sequence: True if the things stand in the order of a text.
+        input: The picture (channels, height, width) that the things are regions of; else empty.
+        regions: The thing that each pixel belongs to, (height, width), -1 for none; else empty.
+    """
+
+    names: list[str]
+    members: list[list[int]]
+    parents: list[int]
+    levels: list[int]
+    values: Tensor
+    target: str = ""
+    unit: str = ""
+    sequence: bool = False
+    input: Tensor = field(default_factory=lambda: torch.empty(0))
+    regions: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        k, groups = len(self.names), len(self.members)
+        if not k or not groups == len(self.parents) == len(self.levels) == len(self.values):
+            raise BadShape(
+                f"expected members, a parent, a level and a value for each group of at least one thing; got {groups}, "
+                f"{len(self.parents)}, {len(self.levels)} and {len(self.values)}."
+            )
+        single, last = self.members[:k] == [[i] for i in range(k)], sorted(self.members[-1]) == list(range(k))
+        joined = all(
+            i < up and set(self.members[i]) < set(self.members[up]) and self.levels[i] < self.levels[up]
+            for i, up in enumerate(self.parents[:-1])
+        )
+        if not (single and last and joined and self.parents[-1] == -1):
+            raise BadShape("expected the single things first, groups before those that they are joined into, all last.")
+
+    def at(self, level: int) -> list[int]:
+        """The groups that there are after a step."""
+        joined = [up >= 0 and self.levels[up] <= level for up in self.parents]
+        return [i for i, begin in enumerate(self.levels) if begin <= level and not joined[i]]

@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from cutaway.core.catalogue import Method, Option
 from cutaway.core.errors import BadOption
+from cutaway.core.features import Features
 from cutaway.core.fill import Fill
+from cutaway.core.players import checked
 from cutaway.core.result import Result
 from cutaway.core.site import Site
 
@@ -90,6 +92,8 @@ def read_option(entry: Method, name: str, value: Any, hint: Any) -> Any:
         return Site.of(value)
     if Fill in parts:
         return Fill.of(value)
+    if Features in parts:
+        return checked(value)
     for kind in (bool, int, float):
         if kind in parts:
             return _number(entry, name, value, kind, parts)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cutaway.core import atomic
 from cutaway.core.errors import BadOption, NotPossible, UnknownName, unknown_name
 from cutaway.core.result import Provenance, Result
-from cutaway.store import atomic, folder
+from cutaway.store import folder
 from cutaway.store.index import Entry, Index
 
 T = TypeVar("T")

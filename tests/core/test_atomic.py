@@ -4,8 +4,8 @@ import stat
 
 import pytest
 
+from cutaway.core import atomic
 from cutaway.core.errors import NotPossible
-from cutaway.store import atomic
 
 
 def test_writes_and_refuses_to_overwrite(tmp_path):
