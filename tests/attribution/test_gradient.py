@@ -3,10 +3,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from cutaway.attribution.gradient import gradient, input_x_gradient, smoothgrad
+from cutaway.attribution.gradient import first_derivative, gradient, input_x_gradient, variance_saliency
+from cutaway.attribution.noise import smoothgrad
 from cutaway.core.errors import BadOption
 from cutaway.core.model import Model
-from cutaway.core.space import images, rows
+from cutaway.core.space import images, rows, tokens
 from cutaway.core.target import logit, prob
 from cutaway.testing import nets
 from cutaway.testing.models import inputs_for, tiny_model
@@ -156,6 +157,71 @@ def test_smoothgrad_refuses_options_out_of_range(options, words):
     model = tiny_model("mlp")
     with pytest.raises(BadOption, match=words):
         smoothgrad(model, inputs_for(model, 1), 1, **options)
+
+
+@pytest.mark.parametrize("wrt", ["input", "conv2:3"])
+def test_the_first_derivative_is_the_size_of_the_slope(wrt):
+    model = tiny_model("conv")
+    x = inputs_for(model, 2)
+    result = first_derivative(model, x, 1, wrt=wrt)
+    assert_close(result.values, gradient(model, x, 1, wrt=wrt).values.abs())
+    assert not result.signed
+
+
+def test_a_planted_word_has_the_largest_first_derivative():
+    """Planted: the class is told by the first dimension of the word in the middle, whatever the others are."""
+
+    class Middle(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(9, 5)
+
+        def forward(self, input_ids):
+            return self.embedding(input_ids)[:, 2, :2] * torch.tensor([3.0, 0.0])
+
+    model = Model(nets.seeded(Middle, dtype=torch.float32), tokens(5), embedding="embedding")
+    values = first_derivative(model, torch.tensor([[1, 2, 3, 2, 1]]), 0).values[0]
+    assert values[2].tolist() == [3, 0, 0, 0, 0]
+    assert values.sum() == 3
+
+
+def test_variance_saliency_is_the_squared_distance_from_the_mean_word():
+    model = tiny_model("text")
+    texts = ["the film was very good", "bad"]
+    words = model.run(texts, read=["input"])["input"]
+    mask = model.inputs(texts)["attention_mask"].bool()
+    values = variance_saliency(model, texts, "good").values
+    for k in range(2):
+        real = words[k][mask[k]]
+        assert_close(values[k][mask[k]], (real - real.mean(0)).square(), atol=1e-14, rtol=0)
+        assert not values[k][~mask[k]].any()
+
+
+def test_a_word_that_comes_twice_has_a_value_at_each_position():
+    model = tiny_model("text")
+    values = variance_saliency(model, ["good film good"], "good").values[0]
+    words = variance_saliency(model, ["good film good"], "good").tokens[0]
+    first, second = (k for k, word in enumerate(words) if word == "good")
+    assert_close(values[first], values[second])
+    assert first != second
+
+
+def test_variance_saliency_of_images_rows_and_layers():
+    model = tiny_model("conv")
+    x = inputs_for(model, 2)
+    assert_close(variance_saliency(model, x, 1).values, (x - x.mean((2, 3), keepdim=True)).square())
+    act = model.run(x, read=["conv2"])["conv2"]
+    at_layer = variance_saliency(model, x, 1, wrt="conv2:3").values
+    assert_close(at_layer, (act - act.mean((2, 3), keepdim=True)).square()[:, 3])
+    row = inputs_for(tiny_model("mlp"), 2)
+    assert_close(variance_saliency(tiny_model("mlp"), row, 0).values, (row - row.mean(1, keepdim=True)).square())
+
+
+def test_variance_saliency_says_that_it_does_not_ask_the_network():
+    model = tiny_model("text")
+    one, other = (variance_saliency(model, ["good film"], name) for name in ("good", "bad"))
+    assert_close(one.values, other.values)
+    assert "do not depend on the network" in one.checks["blind"]
 
 
 def test_a_dead_unit_gets_exactly_zero():

@@ -349,3 +349,70 @@ def test_the_cat_is_found_in_the_photo():
     values = found.values[0, 0]
     face, corner = values[40:170, 60:200].mean(), values[180:, 180:].mean()
     assert face > corner
+
+
+# -- a captioner -------------------------------------------------------------------------------------------------------
+
+
+class Captioner(nn.Module):
+    """Logits of the next word of a caption, given an image and the words so far, which it holds.
+
+    It says the colour of the left half first and that of the right half second: "red" or "blue".
+    """
+
+    WORDS = ("red", "blue", "end")
+
+    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.sharpness = nn.Parameter(torch.tensor(8.0, dtype=torch.float64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        at = len(self.prefix)
+        if at > 1:
+            return torch.tensor([[-9.0, -9.0, 9.0]], dtype=x.dtype).expand(len(x), 3)
+        half = x[..., :8] if at == 0 else x[..., 8:]
+        colours = half.mean((2, 3))[:, [0, 2]]
+        return torch.cat([self.sharpness * colours, torch.zeros_like(colours[:, :1])], 1)
+
+
+def caption_of(x: torch.Tensor, prefix: tuple[str, ...]) -> Model:
+    return Model(Captioner(prefix), images(16), classes=Captioner.WORDS)
+
+
+def test_the_next_word_of_a_captioner_is_explained():
+    """As in the paper, section 4.4: the probability of a word, given the words before it, is scored."""
+    x = torch.full((1, 3, 16, 16), 0.1, dtype=torch.float64)
+    x[:, 0, :, :8] = x[:, 2, :, 8:] = 0.9
+    maps = []
+    for prefix, word in (((), "red"), (("red",), "blue")):
+        found = rise(caption_of(x, prefix), x, word, masks=800, agreement=1, cells=4, fill="zero")
+        assert found.target == f'prob("{word}")'
+        maps.append(found.values[0, 0])
+    left, right = maps
+    assert left[:, :6].mean() > 5 * left[:, 10:].mean().abs()
+    assert right[:, 10:].mean() > 5 * right[:, :6].mean().abs()
+    nothing = rise(caption_of(x, ("red", "blue")), x, "end", masks=100, fill="zero")
+    assert nothing.values.abs().max() < 1e-12
+
+
+def test_a_whole_caption_is_the_product_of_its_words():
+    """A network of several outputs, one for each word of a fixed caption: the score is the product of probabilities."""
+
+    class Caption(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = nn.ModuleList([Captioner(), Captioner(("red",))])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found = [word(x).softmax(1)[:, k] for word, k in zip(self.words, (0, 1), strict=True)]
+            return torch.stack([*found, found[0] * found[1]], 1)
+
+    x = torch.full((1, 3, 16, 16), 0.1, dtype=torch.float64)
+    x[:, 0, :, :8] = x[:, 2, :, 8:] = 0.9
+    model = Model(Caption(), images(16), classes=("first", "second", "both"), scores="values")
+    options = {"masks": 400, "agreement": 1, "cells": 4, "fill": "zero"}
+    product = rise(model, x, "logit('first') * logit('second')", **options)
+    assert_close(product.values, rise(model, x, "both", **options).values)
+    left, right = product.values[..., :8].mean(), product.values[..., 8:].mean()
+    assert min(left, right) > 0.3 * max(left, right) > 0

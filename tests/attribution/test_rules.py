@@ -230,7 +230,7 @@ def test_smooth_rectifiers_are_named_as_such():
     assert "smooth" not in guided_backprop(tiny_model("mlp"), inputs_for(model, 1), 1).checks
 
 
-def test_rectifiers_that_cannot_be_reached_are_reported():
+def test_rectifiers_inside_a_recurrent_network_are_treated():
     class Recurrent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -238,12 +238,23 @@ def test_rectifiers_that_cannot_be_reached_are_reported():
             self.fc = nn.Linear(5, 3)
 
         def forward(self, x):
-            return self.fc(F.relu(self.rnn(x[:, 0])[0][:, -1]))
+            return self.fc(self.rnn(x[:, 0])[0][:, -1])
 
-    model = Model(nets.seeded(Recurrent), images(4, channels=1))
-    result = guided_backprop(model, inputs_for(model, 1), 1)
-    assert result.checks["opaque"].status == "warn"
-    assert "rnn_relu in rnn" in result.checks["opaque"]
+    class Written(Recurrent):
+        def forward(self, x):
+            h = torch.zeros(len(x), 5).to(x)
+            for step in x[:, 0].unbind(1):
+                h = F.relu(F.linear(step, *self._part("ih")) + F.linear(h, *self._part("hh")))
+            return self.fc(h)
+
+        def _part(self, which):
+            return (getattr(self.rnn, f"{kind}_{which}_l0") for kind in ("weight", "bias"))
+
+    model, written = (Model(nets.seeded(kind), images(4, channels=1)) for kind in (Recurrent, Written))
+    x = inputs_for(model, 2)
+    result = guided_backprop(model, x, 1)
+    assert "relu 4 times" in result.checks["rectifiers"]
+    assert_close(result.values, guided_backprop(written, x, 1).values)
 
 
 def test_one_function_written_in_two_ways_gets_two_maps():

@@ -1,20 +1,15 @@
-"""Slopes of the target: the gradient, its product with the input, and its average under noise."""
+"""Slopes of the target, their size and their product with the input; and how far each entry is from the mean."""
 
-import torch
 from torch import Tensor
 
-from cutaway.core.batch import Batch, repeat, size, take
+from cutaway.core.batch import Batch
 from cutaway.core.checks import Check
-from cutaway.core.errors import BadOption
 from cutaway.core.method import method
 from cutaway.core.model import Model
-from cutaway.core.progress import track
 from cutaway.core.result import Attribution
-from cutaway.core.site import INPUT, Site
+from cutaway.core.site import INPUT, Site, unit_axis
 from cutaway.core.target import Target
 
-# Noise samples in memory at once.
-_BLOCK = 32
 _SLOPE = "target per input unit"
 
 
@@ -77,92 +72,71 @@ def input_x_gradient(model: Model, x: Batch, target: Target, *, wrt: Site = INPU
 
 
 @method(
-    paper="smilkov2017",
-    laws={"batch_independent", "dummy", "linear_in_target", "same_for_equivalent_nets"},
+    paper="li2016",
+    laws={"batch_independent", "dummy", "same_for_equivalent_nets", "symmetric"},
     needs={"gradient"},
-    quick={"samples": 5},
 )
-def smoothgrad(
-    model: Model,
-    x: Batch,
-    target: Target,
-    *,
-    wrt: Site = INPUT,
-    samples: int = 25,
-    noise: float = 0.15,
-    seed: int = 0,
-) -> Attribution:
-    """The gradient averaged over noisy copies of the input: the slope of the target, blurred at that scale.
+def first_derivative(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT) -> Attribution:
+    """How strongly the target reacts to each entry, up or down: for a text, to each dimension of each word.
 
-    values_i = mean over e ~ N(0, sigma^2) of d target(x + e) / d x_i,   sigma = noise * range
+    values_i = |d target(x) / d x_i|
 
-    One forward and one backward pass for each sample.
+    One forward and one backward pass for each input.
 
     Args:
-        wrt: Where to attribute, and where the noise is added.
-        samples: Noisy copies of each input.
-        noise: Standard deviation of the noise, as a share of the range: of the allowed interval for the pixels of an
-        image
-            or the entries of a latent vector, of the activation's own maximum minus minimum anywhere else.
-        seed: Draws the noise; the same for each input.
+        wrt: Where to attribute; `input` is the pixel, the column or the embedding of a token.
 
     Returns:
-        Slopes in the target's unit per unit of the place, shaped like the activation there. `extra["standard_error"]`
-        says how much of them is chance.
+        Sizes of slopes in the target's unit per unit of the place, shaped like the activation there.
 
-    Source: Smilkov et al. 2017, section 2. Differs: the range is that of the space, not of the one picture.
+    Source: Li et al. 2016, section 5.1. Differs: a word that comes twice has a value at each of its positions.
     """
-    if samples < 1:
-        raise BadOption(f"expected at least one sample; got {samples}.")
-    if noise < 0:
-        raise BadOption(f"expected noise as a share of the range from 0 up, such as 0.15; got {noise:g}.")
-    places = _activations(model, x, wrt)
-    rows = []
-    for i in track(range(size(x)), "smoothgrad"):
-        sigma = noise * _range(model, places[i], wrt)
-        slopes = _noisy_slopes(model, take(x, slice(i, i + 1)), target.row(i), wrt, places[i], sigma, samples, seed)
-        rows.append((*slopes, torch.tensor(sigma)))
-    values, error, sigmas = (torch.stack(part) for part in zip(*rows, strict=True))
+    score, _, slope = model.gradient(x, target, wrt=wrt)
+    return Attribution(values=slope.abs(), target=str(target), wrt=str(wrt), unit=_SLOPE, score=score, signed=False)
+
+
+@method(paper="li2016", laws={"batch_independent", "same_for_equivalent_nets"})
+def variance_saliency(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT) -> Attribution:
+    """How far each word lies from the mean word of its text, dimension by dimension; the network is not asked.
+
+    values_pd = (e_pd - mean over q of e_qd)^2,   p and q positions, d a dimension
+
+    Positions are the tokens of a text without its padding, the pixels of a channel, the columns of a row. One forward
+    pass for each input, to read the place and the target.
+
+    Args:
+        wrt: Where to look; at a layer, positions are those of one unit, and units where each has only one.
+
+    Returns:
+        Squared distances in squared units of the place, shaped like the activation there; 0 at padding.
+
+    Source: Li et al. 2016, section 5.2. Differs: a word that comes twice has a value at each of its positions.
+    """
+    trace = model.run(x, read=[wrt.whole, *target.sites])
+    act = trace[wrt.whole]
+    axis = unit_axis(act, trace.module(wrt))
+    positions = [a for a in range(1, act.ndim) if a != axis] or [axis]
+    real = _real(model, x, act, wrt)
+    mean = (act * real).sum(positions, keepdim=True) / real.expand_as(act).sum(positions, keepdim=True).clamp_min(1)
+    values = ((act - mean).square() * real)[wrt.index(act, trace.module(wrt))]
+    text = "These values do not depend on the network's answer: they are the same for every target."
     return Attribution(
-        values=values.to(places),
+        values=values,
         target=str(target),
         wrt=str(wrt),
-        unit=_SLOPE,
-        extra={"standard_error": error.to(places)} if samples > 1 else {},
-        checks={"sigma": _noise_sentence(sigmas, noise), "error": _error_sentence(values, error, samples)},
+        unit="squared units of the place",
+        score=target(trace),
+        signed=False,
+        checks={"blind": Check(text, "note")},
     )
 
 
-def _activations(model: Model, x: Batch, wrt: Site) -> Tensor:
-    """The place's values for each input."""
-    if wrt == INPUT and isinstance(x, Tensor) and model.space.kind != "tokens":
-        return x
-    return model.run(x, read=[wrt.whole])[wrt]
-
-
-def _range(model: Model, place: Tensor, wrt: Site) -> float:
-    if wrt.whole == INPUT and model.space.kind in ("image", "latent"):
-        return model.space.range
-    return float(place.max() - place.min())
-
-
-def _noisy_slopes(
-    model: Model, row: Batch, target: Target, wrt: Site, place: Tensor, sigma: float, samples: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Mean gradient of one input under noise, and its standard error; in double precision."""
-    # A generator of its own for each input: otherwise the noise of one would depend on the others.
-    generator = torch.Generator().manual_seed(seed)
-    mean, squares = (torch.zeros_like(place, dtype=torch.float64) for _ in range(2))
-    for start in range(0, samples, _BLOCK):
-        count = min(_BLOCK, samples - start)
-        step = torch.randn((count, *place.shape), generator=generator, dtype=place.dtype).to(place.device)
-        points = place + sigma * step
-        slope = model.gradient(repeat(row, count), target, wrt=wrt, edit={wrt: points}).slope.double()
-        # Merged block by block: the mean of squares minus the square of the mean would lose all digits.
-        apart = slope.mean(0) - mean
-        mean += apart * count / (start + count)
-        squares += (slope - slope.mean(0)).square().sum(0) + apart.square() * start * count / (start + count)
-    return mean, (squares / max(samples - 1, 1) / samples).sqrt()
+def _real(model: Model, x: Batch, act: Tensor, wrt: Site) -> Tensor:
+    """1 where a position is a token of the text, 0 at padding."""
+    mask = x.get("attention_mask") if isinstance(x, dict) else None
+    if mask is None or model.space.kind != "tokens" or act.ndim != 3 or act.shape[:2] != mask.shape:
+        return act.new_ones(())
+    return mask[:, :, None].to(act)
 
 
 def _compared_sum(values: Tensor, score: Tensor) -> Check:
@@ -174,24 +148,3 @@ def _compared_sum(values: Tensor, score: Tensor) -> Check:
         "note",
         float(sums[worst] - score[worst]),
     )
-
-
-def _noise_sentence(sigma: Tensor, noise: float) -> Check:
-    low, high = float(sigma.min()), float(sigma.max())
-    size = f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"
-    if high == 0:
-        return Check("The noise is 0, so this is the plain gradient.", "note", 0.0)
-    return Check(
-        f"The noise has a standard deviation of {size} in units of the place: {noise:.0%} of the range.", "ok", high
-    )
-
-
-def _error_sentence(values: Tensor, error: Tensor, samples: int) -> Check:
-    if samples == 1:
-        return Check("One sample has no standard error; use at least 2.", "warn")
-    size, chance = (part.reshape(len(part), -1).square().mean(1).sqrt() for part in (values, error))
-    share = float((chance / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
-    text = f"The standard error of the mean over {samples} samples is {share:.0%} of the size of the map"
-    if share > 0.5:
-        return Check(f"{text}: single values are mostly chance. Raise samples.", "warn", share)
-    return Check(f"{text}.", "ok", share)

@@ -75,9 +75,9 @@ def rise(
     agree. Several targets for one image share its masks and forwards.
     """
     _check(masks, agreement, cells, keep)
-    scored = [_scored(target.row(i), model, probability) for i in range(size(x))]
+    aims = [scored(target.row(i), model, probability) for i in range(size(x))]
     found: dict[int, Tally] = {}
-    groups = _equal_rows(primary(x))
+    groups = equal_rows(primary(x))
     for number, same in enumerate(groups):
         row = take(x, slice(same[0], same[0] + 1))
         image = primary(row)
@@ -85,7 +85,7 @@ def rise(
         drawn = Masks(masks, cells=cells, keep=keep, height=height, width=width, seed=seed)
         shown = Shown(drawn, cells, height, width)
         hidden = admitted(model, row, fill(image, model.space, torch.Generator().manual_seed(seed)))
-        tallies = [Tally(scored[i], shown, estimate) for i in same]
+        tallies = [Tally(aims[i], shown, estimate) for i in same]
         for start in range(0, masks, _STEP):
             report("rise", number * masks + start, len(groups) * masks)
             if all(t.agrees(agreement, _FIRST) for t in tallies):
@@ -109,7 +109,7 @@ def _check(masks: int, agreement: float, cells: int, keep: float) -> None:
         raise BadOption(f"expected keep as a share between 0 and 1, such as 0.5; got {keep:g}.")
 
 
-def _scored(target: Target, model: Model, probability: bool) -> Target:
+def scored(target: Target, model: Model, probability: bool) -> Target:
     """What is averaged: the probability of a class where its logit alone is asked for, else the target as it is."""
     if not probability or model.scores != "logits" or len(target.classes) != 1:
         return target
@@ -117,7 +117,7 @@ def _scored(target: Target, model: Model, probability: bool) -> Target:
     return prob(which) if str(target) == str(logit(which)) else target
 
 
-def _equal_rows(x: Tensor) -> list[list[int]]:
+def equal_rows(x: Tensor) -> list[list[int]]:
     """Rows that are the same input, together: they share masks and forwards."""
     groups: list[list[int]] = []
     for i in range(len(x)):

@@ -267,8 +267,13 @@ def _checks(found: Sequence[_Falls], fill: Fill) -> dict[str, Check]:
             f"{-change:.3g}, from {float(one.score):.3g} to {float(one.all_gone):.3g}."
         )
         checks["together"] = Check(text, "note", change)
-    idle = [i for i, f in enumerate(found) if not f.largest > 0]
+    idle = [i for i, f in enumerate(found) if not f.largest > _rounding(f.score)]
     if idle:
         which = "" if len(found) == 1 else f" for {len(idle)} of {len(found)} inputs"
         checks["idle"] = Check(f"No piece changes the target{which}: is it the fill already, or saturated?", "warn")
     return checks
+
+
+def _rounding(score: Tensor) -> float:
+    """What the last digits of a score may differ by without anything having changed."""
+    return 16 * torch.finfo(score.dtype).eps * float(score.abs())

@@ -1,6 +1,7 @@
 """Contributions along a path: the target's gradient, integrated from a baseline to the input."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -15,10 +16,13 @@ from cutaway.core.model import Model
 from cutaway.core.progress import report
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
+from cutaway.core.space import Space
 from cutaway.core.target import Target
 from cutaway.maths.quadrature import Line
 
 _ZERO = zero()
+# Wider bounds than this say that nothing is known of a column.
+_BOUNDLESS = 1e6
 
 
 @method(
@@ -64,8 +68,9 @@ def integrated_gradients(
     _check(baseline, tol, max_steps, samples)
     paths: list[_Path] = []
     for i in range(size(x)):
-        ends = _ends(model, take(x, slice(i, i + 1)), wrt, baseline, samples, seed)
-        slopes = _slopes(model, take(x, slice(i, i + 1)), target.row(i), wrt)
+        row, generator = take(x, slice(i, i + 1)), torch.Generator().manual_seed(seed)
+        ends = path_ends(model, row, wrt, baseline, samples, generator)
+        slopes = slopes_at(model, row, target.row(i), wrt)
         for begin in ends[1:]:
             tell = _teller(len(paths), size(x) * samples, max_steps)
             paths.append(_integrated(slopes, begin, ends[0], tol, max_steps, tell))
@@ -103,19 +108,36 @@ def _check(baseline: Fill, tol: float, max_steps: int, samples: int) -> None:
         )
 
 
-def _ends(model: Model, row: Batch, wrt: Site, baseline: Fill, samples: int, seed: int) -> Tensor:
+def path_ends(model: Model, row: Batch, wrt: Site, baseline: Fill, samples: int, generator: torch.Generator) -> Tensor:
     """The activation at `wrt` for the input, then for each draw of the baseline; (1 + samples, ...)."""
-    generator = torch.Generator().manual_seed(seed)
     embedded = model.space.kind == "tokens"
     x = model.run(row, read=[INPUT])[INPUT] if embedded or not isinstance(row, Tensor) else row
-    fills = [baseline(x, model.space, generator) for _ in range(samples)]
+    space = _bounded(model.space, x, baseline)
+    fills = [baseline(x, space, generator) for _ in range(samples)]
     ends = torch.cat([x, *(fills if embedded else map(model.inputs, fills))])
     if wrt == INPUT:
         return ends
     return model.run(repeat(row, len(ends)), read=[wrt.whole], edit={INPUT: ends})[wrt]
 
 
-def _slopes(model: Model, row: Batch, target: Target, wrt: Site) -> Slopes:
+def _bounded(space: Space, x: Tensor, fill: Fill) -> Space:
+    """The space whose bounds a random fill is drawn within; of an embedding, which has none, its own least and most.
+
+    Raises:
+        BadOption: Noise within the bounds of a table that gives none.
+    """
+    if space.kind == "tokens":
+        low, high = float(x.min()), float(x.max())
+        return replace(space, low=low, high=high) if low < high else space
+    if space.kind == "row" and space.range > _BOUNDLESS and str(fill).partition(":")[0] in ("noise", "gaussian"):
+        raise BadOption(
+            f"expected columns with bounds for {fill}; this table's reach from {space.low:g} to {space.high:g}. "
+            "Pass rows to draw from, as sample(table), or say rows(..., low=..., high=...)."
+        )
+    return space
+
+
+def slopes_at(model: Model, row: Batch, target: Target, wrt: Site) -> Slopes:
     """The target and its slope at any points of the place, for one input. What lies before the place is run once."""
     prefix = None if wrt.whole == INPUT else model.prefix(row, wrt.whole)
 

@@ -23,8 +23,8 @@ from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
 
-# One call that hides rectifiers which no rule can reach.
-_OPAQUE = ("rnn_relu",)
+# Calls with rectifiers inside, which a run under rules meets one by one.
+_HIDING = ("rnn_relu", "rnn_relu_cell")
 
 
 @method(paper="springenberg2015", laws={"batch_independent", "dummy"}, needs={"gradient", "relu_family"})
@@ -75,14 +75,12 @@ class _Seen:
 
     Attributes:
         met: Rectifiers that ran.
-        opaque: Calls with rectifiers inside that no rule can reach.
     """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._treated: dict[int, list[Operation]] = defaultdict(list)
         self.met: set[Operation] = set()
-        self.opaque: set[Operation] = set()
 
     def passed(self, operation: Operation) -> None:
         """A signal came back through a rectifier. Those after the target never see one."""
@@ -98,9 +96,9 @@ def _ruled(model: Model, x: Batch, target: Target, wrt: Site, treatment: Treatme
     """The gradient under a treatment of the rectifiers."""
     seen = _Seen(model)
     rule = _rule(treatment, seen)
-    rules: Rules = dict.fromkeys((*FAMILY, *_OPAQUE), rule)
+    rules: Rules = dict.fromkeys(FAMILY, rule)
     score, _, slope = model.gradient(x, target, wrt=wrt, rules=rules)
-    if not seen.met and not seen.opaque:
+    if not seen.met:
         _refuse_without_rectifiers(model, x, name)
     return Attribution(
         values=slope,
@@ -114,9 +112,6 @@ def _ruled(model: Model, x: Batch, target: Target, wrt: Site, treatment: Treatme
 
 def _rule(treatment: Treatment, seen: _Seen) -> Callable[[Call], Any]:
     def rule(call: Call) -> Any:
-        if call.name in _OPAQUE:
-            seen.opaque.add(Operation(call.name, call.site))
-            return NotImplemented
         found = rectified(call)
         if found is None:
             return NotImplemented
@@ -165,7 +160,7 @@ def _refuse_without_rectifiers(model: Model, x: Batch, name: str) -> None:
         NotPossible: No operation of the family was met in a whole forward.
     """
     met = Counter(operation.name for operation in model.census(x))
-    if not any(kind in FAMILY and FAMILY[kind] for kind in met):
+    if not any(FAMILY.get(kind) or kind in _HIDING for kind in met):
         raise NotPossible(
             f"{name} changes the backward pass of rectifiers (ReLU and its kin), and {model.name} has none; it has "
             f"{', '.join(sorted(met))}. Use integrated_gradients or smoothgrad."
@@ -186,7 +181,4 @@ def _checks(seen: _Seen, target: Target, wrt: Site) -> dict[str, Check]:
         text = "is smooth" if len(smooth) == 1 else "are smooth"
         text = f"The method is defined for ReLU; {', '.join(smooth)} {text}, so the slope stands for the switch."
         checks["smooth"] = Check(text, "warn")
-    if seen.opaque:
-        where = ", ".join(sorted(f"{o.name} in {o.site or 'the network'}" for o in seen.opaque))
-        checks["opaque"] = Check(f"Rectifiers inside {where} could not be treated and differentiate as usual.", "warn")
     return checks

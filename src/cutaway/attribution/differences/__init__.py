@@ -1,0 +1,1 @@
+"""The machinery of DeepLIFT: changes between a baseline and the input, passed back operation by operation."""

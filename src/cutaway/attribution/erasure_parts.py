@@ -1,0 +1,89 @@
+"""The value of a game without each of its players: of an image, only what can see the missing part is run again."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cutaway.attribution.occlusion import admitted
+from cutaway.core.batch import Batch, primary
+from cutaway.core.fill import Fill
+from cutaway.core.game import Game
+from cutaway.core.model import Model
+from cutaway.core.patched import Patched
+from cutaway.core.progress import report
+from cutaway.core.site import INPUT
+from cutaway.core.target import Target
+
+# Sets of players that are made at once: of many players, all of them would not fit into memory.
+_TOGETHER = 256
+# The same for pieces of images.
+_PICTURES = 64
+# Above this share of the image, the box around a part saves nothing.
+_LARGE = 0.5
+
+
+def values_of(game: Game, coalitions: Callable[[slice], Tensor] | Tensor, label: str = "") -> Tensor:
+    """The values of many coalitions, some of them in memory at a time.
+
+    Args:
+        game: Whose values.
+        coalitions: All of them, or a function that makes some, one for each player.
+        label: To report progress under.
+    """
+    rows = coalitions if callable(coalitions) else coalitions.__getitem__
+    count = len(game) if callable(coalitions) else len(coalitions)
+    return _in_pieces(lambda some: game(rows(some)), count, _TOGETHER, label)
+
+
+def without_each(game: Game, model: Model, row: Batch, target: Target, fill: Fill, seed: int, label: str) -> Tensor:
+    """The value without player 0, without player 1, and so on, (k,)."""
+    players = torch.arange(len(game))
+    boxes = _boxes(game, model, row)
+    if boxes is None:
+        return values_of(game, lambda rows: players != players[rows, None], label)
+    image, (height, width, tops, lefts) = primary(row), boxes
+    gone = admitted(model, row, fill(image, model.space, torch.Generator().manual_seed(seed)))
+    ids = game.features.ids.to(image.device)
+
+    def some(rows: slice) -> Tensor:
+        patches = []
+        for k, top, left in zip(players[rows].tolist(), tops[rows], lefts[rows], strict=True):
+            box = (..., slice(top, top + height), slice(left, left + width))
+            patches.append(torch.where(ids[box] == k, gone[box], image[box]))
+        variants = Patched(image, torch.cat(patches), tops[rows], lefts[rows])
+        return target(model.run(variants, read=target.sites)).expand(len(patches)).double().cpu()
+
+    return _in_pieces(some, len(game), _PICTURES, label)
+
+
+def _boxes(game: Game, model: Model, row: Batch) -> tuple[int, int, list[int], list[int]] | None:
+    """Height and width of a box that holds any part of an image, and its corner for each; None where none is of use.
+
+    A random fill is averaged over several draws; that is left to the game.
+    """
+    if model.space.kind != "image" or game.place.wrt != INPUT or not isinstance(row, Tensor) or game.draws > 1:
+        return None
+    ids = game.features.ids
+    spans = []
+    for axis in (0, 1):
+        there = torch.zeros(len(game), ids.shape[axis], dtype=torch.bool)
+        at = torch.arange(ids.shape[axis]).view([-1, 1] if axis == 0 else [1, -1]).expand_as(ids)
+        there[ids[ids >= 0], at[ids >= 0]] = True
+        first = there.byte().argmax(1)
+        last = ids.shape[axis] - 1 - there.flip(1).byte().argmax(1)
+        length = int((last - first).max()) + 1
+        spans.append((length, first.clamp(max=ids.shape[axis] - length).tolist()))
+    (height, tops), (width, lefts) = spans
+    return None if height * width > _LARGE * ids.numel() else (height, width, tops, lefts)
+
+
+def _in_pieces(values: Callable[[slice], Tensor], count: int, together: int, label: str) -> Tensor:
+    found = [torch.zeros(0, dtype=torch.float64)]
+    for start in range(0, count, together):
+        if label:
+            report(label, start, count)
+        found.append(values(slice(start, min(start + together, count))))
+    if label:
+        report(label, count, count)
+    return torch.cat(found)
