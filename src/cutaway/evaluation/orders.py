@@ -20,6 +20,9 @@ from cutaway.core.target import Target
 def condensed(attribution: Attribution) -> Float[Tensor, "n *entries"]:
     """One signed number for each position: the sum over channels, or over the dimensions of a token.
 
+    Slopes of a token's dimensions are not summed: an embedding has no direction that were "more" of a word, so their
+    size (the L2 norm) is taken.
+
     Raises:
         BadShape: A value is not finite, or there is nothing but the batch axis.
     """
@@ -30,6 +33,8 @@ def condensed(attribution: Attribution) -> Float[Tensor, "n *entries"]:
         raise BadShape("expected a map of finite numbers; this one has nan or inf.")
     if values.ndim == 4:
         return values.sum(1)
+    if values.ndim == 3 and attribution.tokens and "per" in attribution.unit.split():
+        return values.norm(dim=-1)
     return values.sum(-1) if values.ndim == 3 else values
 
 

@@ -120,6 +120,10 @@ class Subject(NamedTuple):
                 found[order, counts == n] = value
         return found
 
+    def without(self, players: Tensor, filled: Tensor) -> Tensor:
+        """The input with some players replaced: from masks (m, players) to (m, ...)."""
+        return torch.where(self._entries(players), filled, self.value)
+
     def _entries(self, players: Tensor) -> Tensor:
         """Masks over players as masks that fit the input."""
         never = torch.zeros(len(players), 1, dtype=torch.bool)

@@ -8,10 +8,9 @@ from torch import Tensor
 from cutaway.core.checks import Check
 from cutaway.core.result import Curve
 from cutaway.evaluation.curves import Kind, Measured
+from cutaway.evaluation.paired import above
 from cutaway.maths.statistics import bootstrap_interval
 
-# Fewer inputs than this have no interval worth the name.
-_ENOUGH = 5
 _CHANCE = "random order"
 _PLAIN = {_CHANCE: "random orders", "edges first": "edges", "centre first": "the centre"}
 
@@ -85,18 +84,10 @@ def _leads(kind: Kind, found: Measured, fill: str) -> dict[str, bool]:
     sign = -1.0 if kind == "deletion" else 1.0
     mine = sign * area(found.own[fill], found.shares)
     random = sign * area(found.random[fill], found.shares)
-    leads = {_CHANCE: _above(mine[:, None] - random)}
+    leads = {_CHANCE: above(mine[:, None] - random)}
     for name, values in found.controls[fill].items():
-        leads[name] = _above(mine[:, None] - sign * area(values, found.shares)[:, None])
+        leads[name] = above(mine[:, None] - sign * area(values, found.shares)[:, None])
     return leads
-
-
-def _above(differences: Tensor) -> bool:
-    """Is the lead (n inputs, draws) real? Over enough inputs by its interval, else over each of the draws."""
-    if len(differences) >= _ENOUGH:
-        low, _ = bootstrap_interval(differences.mean(1), generator=torch.Generator().manual_seed(0))
-        return bool(low > 0)
-    return bool((differences.mean(0) > 0).all())
 
 
 def _sentence(kind: Kind, found: Measured, fill: str, lead: dict[str, bool]) -> str:
@@ -140,7 +131,7 @@ def _status(kind: Kind, found: Measured, lead: dict[str, dict[str, bool]]) -> Li
         return "note"
     sign = -1.0 if kind == "deletion" else 1.0
     behind = [
-        _above(sign * (area(found.random[fill], found.shares) - area(found.own[fill], found.shares)[:, None]))
+        above(sign * (area(found.random[fill], found.shares) - area(found.own[fill], found.shares)[:, None]))
         for fill in found.own
     ]
     return "fail" if all(behind) else "warn"

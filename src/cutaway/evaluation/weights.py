@@ -65,27 +65,31 @@ class Randomiser:
         self._original, self._parts, self._order, self._seed = model, parts, order, seed
         # Each layer has a seed of its own: how the layers are grouped does not change what is drawn.
         self._seeds = {path: seed * 1_000_003 + k for k, path in enumerate(p for part in parts for p in part)}
-        self.model = self._copy()
+        self.model = copied(self._original)
 
     def step(self, block: int) -> Model:
         """The copy with that block random, too (cascading) or alone (independent)."""
         if self._order == "independent" and block:
-            self.model = self._copy()
+            self.model = copied(self._original)
         for path in self._parts[block]:
             module = self.model.module.get_submodule(path)
             if not reinitialise(module, self._seeds[path]):
                 self.without.append(path)
         return self.model
 
-    def _copy(self) -> Model:
-        try:
-            with torch.no_grad():
-                return self._original.with_module(copy.deepcopy(self._original.module))
-        except (RuntimeError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
-            raise NotPossible(
-                f"{self._original.name} cannot be copied, so its weights stay as they are: {reason}"
-            ) from error
+
+def copied(model: Model) -> Model:
+    """A copy of a model, whose weights may be changed.
+
+    Raises:
+        NotPossible: The network cannot be copied.
+    """
+    try:
+        with torch.no_grad():
+            return model.with_module(copy.deepcopy(model.module))
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise NotPossible(f"{model.name} cannot be copied, so its weights stay as they are: {reason}") from error
 
 
 def reinitialise(module: nn.Module, seed: int) -> bool:
