@@ -82,7 +82,7 @@ def test_join_forgets_labels_that_do_not_go_together():
 
 def test_sizes_are_as_announced():
     for entry in catalogue().values():
-        if not entry.name.startswith(("imagenet", "mnist")):
+        if "(fetched" not in entry.summary:
             assert len(entry.take(range(entry.size)[-2:], None)) == min(2, entry.size)
 
 

@@ -19,12 +19,20 @@ from cutaway.core.result import Attribution
 from cutaway.core.space import images, rows
 from cutaway.testing import answers, nets, troubled
 from cutaway.testing.compare import close
-from cutaway.testing.models import text_model, tiny_model
+from cutaway.testing.models import text_model, tiny_model, with_other_weights
 from cutaway.testing.state import differences, state_of
 from cutaway.testing.subjects import Trial
 
 # Options beside a method's own quick ones, so that one call fits images and rows.
-OPTIONS = {"insertion": {"fills": ("zero",)}}
+# The region is where the true reason of `oracle_beats_random` is.
+_REGION = {"region": "6,4,12,10"}
+OPTIONS = {
+    "insertion": {"fills": ("zero",)},
+    "pointing_game": _REGION,
+    "energy_in_region": _REGION,
+    "fragility_targeted": _REGION,
+    "label_randomization": {"other": with_other_weights},
+}
 PICTURE, ROW = images(16, mean=0.4, std=0.5), rows(4, low=-10, high=10)
 
 # Faults that this stage cannot have, or that are tested elsewhere, with the reason.
@@ -38,6 +46,14 @@ ELSEWHERE = {
     "F38": "masks of features: no method takes them yet; partitions are tested in tests/core/test_features.py",
     "F39": "groups in fairness audits: no such method yet",
 }
+# What a method may need that the networks of this file do not have. What these methods share with all others, the door
+# and the borrowing, is tested on those; the laws and their own tests run them on networks that fit.
+SPECIAL = {
+    "attention": "needs a network with attention over words",
+    "board": "needs a network that plays a board game",
+    "mean_and_linear": "needs a network that ends in a mean and a linear layer",
+    "second_model": "needs a second network beside the first",
+}
 # Fault and method: why the pair makes no sense.
 SKIPPED = {
     (
@@ -45,6 +61,14 @@ SKIPPED = {
         "smoothgrad",
     ): "its noise has the shape of the padded batch: maps agree within their spread",
 }
+NOISY = ("vargrad", "smoothgrad_squared", "expected_gradients", "disagreement")
+SKIPPED |= {
+    ("F37-constant_model", name): "its values are a mask, not a share of the target"
+    for name in ("extremal_channels", "extremal_perturbation", "meaningful_perturbation")
+}
+SKIPPED["F14-scripted", "label_randomization"] = "the test makes the second network from the modules of the first"
+SKIPPED["F37-constant_model", "variance_saliency"] = "its values are a spread of embeddings, which no network changes"
+SKIPPED |= {("F40-padding_does_not_matter", name): "its noise has the shape of the padded batch" for name in NOISY}
 
 FAULTS = {}
 
@@ -110,6 +134,8 @@ def net_for(trial):
 
 
 def run(trial, model, x, target=(0, 1), **options):
+    if trial.takes_one and len(x) == 2:
+        x, target = x[:1], target[:1]
     return trial(model, x, list(target), **options)
 
 
@@ -177,7 +203,8 @@ def _(trial):
 def _(trial):
     model, x = styled(trial, "tanh"), x_for(trial)
     if "relu_family" not in trial.method.needs:
-        assert torch.isfinite(next(iter(run(trial, model, x).arrays().values()))).all()
+        found = run(trial, model, x)
+        assert not isinstance(found, Attribution) or torch.isfinite(found.values).all()
         return
     with pytest.raises(NotPossible, match=r"tanh.*Use "):
         run(trial, model, x)
@@ -296,7 +323,8 @@ def _(trial):
     model = Model(nets.seeded(lambda: answers.Contained("tuple")), ROW, output="0")
     with pytest.raises(BadShape, match=r"2 tensors; say which: part/0 \(.*\), part/1 "):
         run(trial, model, tiny_rows(), wrt="part")
-    assert run(trial, model, tiny_rows(), wrt="part/0").values.shape == (2, 6)
+    found = answer_or(NotPossible, ["neighbours"], lambda: run(trial, model, tiny_rows(), wrt="part/0"))
+    assert not isinstance(found, Attribution) or found.values.shape == (2, 6)
 
 
 @fault("F19", "output_in_a_container", lambda trial: trial.takes("row"))
@@ -370,8 +398,8 @@ def _(trial):
             return self.inner(F.dropout(x, 0.3, training=True))
 
     model = Model(Noisy(net_for(trial)).eval(), space_of(trial))
-    found = run(trial, model, x_for(trial))
-    assert found.checks["steady"].status == "warn"
+    found = answer_or(NotPossible, ["dropout"], lambda: run(trial, model, x_for(trial)))
+    assert found is None or found.checks["steady"].status == "warn"
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
@@ -382,8 +410,8 @@ def _(trial):
     model = trial.model()
     for value in (np.nan, np.inf):
         x = x_for(trial)
-        x[(1, *[2] * (x.ndim - 1))] = value
-        with pytest.raises(BadShape, match=r"expected finite numbers; got (nan|inf) at \[1, 2"):
+        x[(len(x) - 1, *[2] * (x.ndim - 1))] = value
+        with pytest.raises(BadShape, match=r"expected finite numbers; got (nan|inf) at \[[01], 2"):
             run(trial, model, x)
 
 
@@ -442,7 +470,7 @@ def _(trial):
         found = run(typed, typed.model(), x_for(trial))
     except CutawayError:
         return
-    for name, tensor in found.arrays().items():
+    for name, tensor in found.arrays().items() if isinstance(found, Attribution) else ():
         assert not tensor.is_floating_point() or torch.isfinite(tensor).all(), name
 
 
@@ -487,7 +515,7 @@ def _(trial):
             trial(model, x, None)
 
 
-@fault("F34", "wrong_targets", takes_target)
+@fault("F34", "wrong_targets", lambda trial: takes_target(trial) and not trial.takes_one)
 def _(trial):
     model, x = trial.model(), x_for(trial, 3)
     wrong = [
@@ -510,12 +538,13 @@ def _(trial):
 @fault("F35", "input_equals_baseline", lambda trial: trial.explains)
 def _(trial):
     model = trial.model()
-    x = torch.zeros_like(x_for(trial))
+    x = trial.baseline(model, torch.zeros_like(x_for(trial)))
     found = run(trial, model, x)
     assert torch.isfinite(found.values).all()
     if "complete" in trial.method.laws:
         assert not found.values.any()
-        assert any("baseline" in c and c.status in ("note", "warn") for c in found.checks.values()), dict(found.checks)
+        said = [c for c in found.checks.values() if "baseline" in c or "fill" in c]
+        assert any(c.status in ("note", "warn") for c in said), dict(found.checks)
 
 
 @fault("F36", "wrong_fill", fills)
@@ -535,7 +564,8 @@ def _(trial):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    found = answer_or(CutawayError, ["does not depend", "constant", "same"], lambda: run_on(trial, net))
+    ways = ["does not depend", "does not change", "zero everywhere", "constant", "same", "no set of"]
+    found = answer_or(CutawayError, ways, lambda: run_on(trial, net))
     if isinstance(found, Attribution):
         assert found.values.abs().max() < 1e-12
 
@@ -585,7 +615,9 @@ def _(trial):
         "film " * 500,
         "film\n\tplot",
     ):
-        found = answer_or(NotPossible, ["text", "word"], lambda text=text: trial(text_model(), text, 1))
+        found = answer_or(
+            CutawayError, ["text", "word", "two parts", "data set"], lambda text=text: trial(text_model(), text, 1)
+        )
         if isinstance(found, Attribution):
             assert torch.isfinite(found.values).all()
             assert len(found.tokens[0]) == found.values.shape[1] or found.wrt != "input"
@@ -615,11 +647,17 @@ def _(trial):
     assert differences(before, state_of(model.module)) == []
 
 
+def special(key, trial):
+    """Whether the method needs what the networks of this file do not have."""
+    needs = set(trial.method.needs)
+    return bool(needs & SPECIAL.keys()) or ("tokens" in needs and not key.startswith(("F40", "F41")))
+
+
 CASES = [
     pytest.param(function, trial, id=f"{key}-{name}")
     for key, (function, applies) in FAULTS.items()
     for name, trial in trials().items()
-    if applies(trial) and (key, name) not in SKIPPED
+    if applies(trial) and (key, name) not in SKIPPED and not special(key, trial)
 ]
 
 
@@ -632,4 +670,4 @@ def test_every_fault_of_this_stage_is_here_or_excused():
     tested = {key.split("-")[0] for key in FAULTS}
     assert tested | set(ELSEWHERE) >= {f"F{k}" for k in range(1, 42)}
     assert not tested & set(ELSEWHERE)
-    assert all(reason for reason in [*ELSEWHERE.values(), *SKIPPED.values()])
+    assert all(reason for reason in [*ELSEWHERE.values(), *SKIPPED.values(), *SPECIAL.values()])

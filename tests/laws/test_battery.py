@@ -6,9 +6,18 @@ from click.testing import CliRunner
 from cutaway.cli import cli
 from cutaway.core.method import catalogue
 from cutaway.testing.battery import check_method
+from cutaway.testing.models import with_other_weights
 
 # Options beside a method's own quick ones, so that one call fits images and rows.
-OPTIONS = {"insertion": {"fills": ("zero",)}}
+# The region is where the true reason of `oracle_beats_random` is.
+_REGION = {"region": "6,4,12,10"}
+OPTIONS = {
+    "fragility_targeted": _REGION,
+    "insertion": {"fills": ("zero",)},
+    "label_randomization": {"other": with_other_weights},
+    "pointing_game": _REGION,
+    "energy_in_region": _REGION,
+}
 CASES = [(name, check) for name in catalogue() for check in check_method(name, **OPTIONS.get(name, {}))]
 
 

@@ -14,6 +14,7 @@ from cutaway.core.result import (
     Result,
     Scores,
     Table,
+    Tree,
 )
 
 HOSTILE = [
@@ -43,6 +44,20 @@ def image() -> Tensor:
 def over_image(**changes: object) -> Attribution:
     values = torch.randn(2, 3, 20, 30, generator=rng())
     return Attribution(**{"values": values, "target": 'logit("cat")', "unit": "logit", "input": image(), **changes})
+
+
+def tree(words: list[str], **more: object) -> Tree:
+    """Words joined from the left, one at a time."""
+    k = len(words)
+    members = [[i] for i in range(k)] + [list(range(i + 1)) for i in range(1, k)]
+    parents = [k, *range(k, 2 * k - 1), *range(k + 1, 2 * k - 1), -1] if k > 1 else [-1]
+    levels = [0] * k + list(range(1, k))
+    values = torch.randn(len(members), generator=rng(), dtype=torch.float64)
+    return Tree(names=words, members=members, parents=parents, levels=levels, values=values, **more)
+
+
+def regions() -> Tensor:
+    return torch.arange(20)[:, None] // 10 * 2 + torch.arange(30) // 15
 
 
 def results(words: list[str]) -> dict[str, Result]:
@@ -85,6 +100,9 @@ def results(words: list[str]) -> dict[str, Result]:
         "points": Points(title=a, positions=torch.randn(len(words), 2), names=words, groups=words, axes=[a, b]),
         "points in space": Points(positions=torch.randn(9, 3), names=list("abcdefghi"), axes=[a, b, "c"]),
         "pictures": Pictures(title=a, images=torch.rand(len(words), 3, 9, 7), captions=words),
+        "tree": tree(words, title=a, target=b, unit=a),
+        "tree of words": tree(words[:4], target=b, sequence=True),
+        "tree of regions": tree(words[:4], title=b, input=image()[0], regions=regions()),
         "ranking": Ranking(title=a, names=words, values=torch.arange(len(words)).flip(0).float(), unit=b, site=a),
     }
     return {name: result.with_checks(**checks) for name, result in made.items()}
@@ -117,5 +135,8 @@ ODD: list[Result] = [
     Pictures(images=torch.empty(0, 3, 4, 4), captions=[]),
     Pictures(images=torch.rand(70, 3, 4, 4), captions=["x"] * 70),
     Ranking(names=[], values=torch.empty(0)),
+    tree(["alone"]),
+    tree([str(i) for i in range(60)], sequence=True),
+    tree(["a", "b"], regions=torch.tensor([[0, 1], [1, -1]])),
     Ranking(names=[str(i) for i in range(50)], values=torch.linspace(1, -1, 50)),
 ]

@@ -149,7 +149,7 @@ def test_every_token_colour_has_enough_contrast():
 def test_token_signs_differ_by_more_than_colour():
     result = Attribution(values=torch.tensor([[1.0, -1.0, 0.0]]), target="t", tokens=[["a", "b", "[SEP]"]])
     html = tokens.marked(result, 0)
-    assert '<span class="ct-p10 ct-plus" title="1 ">a</span>' in html
+    assert '<span class="ct-p10 ct-plus" title="1">a</span>' in html
     assert "ct-m10 ct-minus" in html
     assert "ct-special" in html
 

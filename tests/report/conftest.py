@@ -6,7 +6,7 @@ from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from cutaway.core.checks import Check
 from cutaway.core.result import Attribution, Cost, Curve, Pictures, Provenance, Ranking, Result, Scores
-from cutaway.report import Explanation, MapExplanation, PhotoExplanation
+from cutaway.report import Explanation, InputExplanation, MapExplanation
 
 SIDE = 224
 
@@ -187,7 +187,7 @@ def explanation(photo: Tensor) -> Explanation:
         ("drum", 0.0113),
     ]
     return Explanation(
-        photos=[PhotoExplanation("astronaut.jpg", photo, predictions, 'logit("space shuttle")', shown, units)],
+        inputs=[InputExplanation("astronaut.jpg", photo, predictions, 'logit("space shuttle")', shown, units)],
         model="efficientnet-lite0",
         limits=LIMITS,
         provenance={"model": "efficientnet-lite0", "weights": "3f" * 32, "seed": 0, "seconds": 61.4},

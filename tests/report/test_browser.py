@@ -45,8 +45,8 @@ def with_script(page: Path, script: str) -> Path:
 
 @pytest.fixture(scope="module")
 def explained(explanation, tmp_path_factory) -> Path:
-    photo = replace(explanation.photos[0], maps=explanation.photos[0].maps[:3])
-    return write_explanation(replace(explanation, photos=[photo]), tmp_path_factory.mktemp("page") / "why.html")
+    photo = replace(explanation.inputs[0], maps=explanation.inputs[0].maps[:3])
+    return write_explanation(replace(explanation, inputs=[photo]), tmp_path_factory.mktemp("page") / "why.html")
 
 
 def test_attacks_do_not_run_and_read_as_they_came(tmp_path):

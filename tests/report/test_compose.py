@@ -16,7 +16,7 @@ from cutaway.report.verdict import verdict
 @pytest.fixture(scope="module")
 def page():
     model = ct.load("shapes-cnn")
-    ((photo, notes),) = compose.photos(model, ct.data("shapes/test[0]"), compose.chosen("gradient,occlusion"))
+    ((photo, notes),) = compose.inputs(model, ct.data("shapes/test[0]"), compose.chosen("gradient,occlusion"))
     return photo, notes
 
 
@@ -49,21 +49,22 @@ def test_units_of_two_layers_are_ranked_by_what_their_removal_costs(page):
 def test_a_method_that_the_model_does_not_allow_is_said_and_left_out():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 3))
     model = ct.Model(net, ct.images(8))
-    ((photo, notes),) = compose.photos(
+    ((photo, notes),) = compose.inputs(
         model, Examples(torch.rand(1, 3, 8, 8), ["noise"]), compose.chosen("gradient,guided_backprop")
     )
     assert [m.attribution.provenance.method for m in photo.maps] == ["gradient"]
     assert any(note.startswith("guided_backprop: ") for note in notes)
 
 
-def test_only_images_are_explained_as_photos():
-    model = ct.Model(nn.Linear(3, 2), ct.rows(3))
+def test_latent_vectors_have_no_page():
+    model = ct.Model(nn.Linear(3, 2), ct.latents(3))
     with pytest.raises(NotPossible, match="cutaway run"):
-        next(compose.photos(model, Examples(torch.zeros(1, 3), ["row"]), compose.chosen(None)))
+        next(compose.inputs(model, Examples(torch.zeros(1, 3), ["row"]), compose.chosen(None)))
 
 
 def test_methods_by_name_by_default_and_all():
-    assert [m.name for m in compose.chosen(None)] == list(compose.METHODS)
+    assert [m.name for m in compose.chosen(None)] == list(compose.METHODS["image"])
+    assert [m.name for m in compose.chosen(None, "tokens")] == list(compose.METHODS["tokens"])
     assert "deconvnet" in [m.name for m in compose.chosen("all")]
     with pytest.raises(BadOption, match="explain a prediction"):
         compose.chosen("gradient,deletion")

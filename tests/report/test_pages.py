@@ -58,7 +58,7 @@ def hostile_list(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def hostile_explanation(explanation, tmp_path_factory) -> Path:
-    photo = explanation.photos[0]
+    photo = explanation.inputs[0]
     strange = {name[:30]: r for name, r in zip(HOSTILE, results(HOSTILE).values(), strict=False)}
     first = replace(
         photo.maps[0],
@@ -72,7 +72,7 @@ def hostile_explanation(explanation, tmp_path_factory) -> Path:
     )
     unit = Ranking(title=STRANGE, names=HOSTILE, values=photo.maps[0].attribution.score.repeat(len(HOSTILE)))
     page = Explanation(
-        photos=[
+        inputs=[
             replace(
                 photo,
                 name=STRANGE,
@@ -227,7 +227,7 @@ def test_the_explanation_says_what_the_reader_needs(explained, explanation):
     assert "4 passed every test, 1 passed with a note, 2 call for care, 1 failed" in text
     for heading in ("What in the photo mattered", "How far the maps can be trusted", "What this cannot tell you"):
         assert heading in text
-    for shown in explanation.photos[0].maps:
+    for shown in explanation.inputs[0].maps:
         assert str(shown.sentence) in text
         assert shown.python in text
         assert shown.shell in text
@@ -269,7 +269,7 @@ def test_a_report_replaces_its_own_files_and_no_others(tmp_path, explanation):
         write([], page)
     assert page.with_suffix(".json").read_text() == "my notes"
     write([], page, overwrite=True)
-    write_explanation(replace(explanation, photos=[replace(explanation.photos[0], maps=[], units=[])]), page)
+    write_explanation(replace(explanation, inputs=[replace(explanation.inputs[0], maps=[], units=[])]), page)
 
 
 def test_what_cannot_be_reported_is_said(tmp_path, explanation):
@@ -278,11 +278,11 @@ def test_what_cannot_be_reported_is_said(tmp_path, explanation):
     with pytest.raises(BadOption, match=r"ends in \.html"):
         write([], tmp_path / "a.pdf")
     with pytest.raises(BadOption, match="at least one"):
-        write_explanation(replace(explanation, photos=[]), tmp_path)
-    shown = explanation.photos[0].maps[0]
+        write_explanation(replace(explanation, inputs=[]), tmp_path)
+    shown = explanation.inputs[0].maps[0]
     flat = replace(shown, attribution=replace(shown.attribution, values=shown.attribution.values.flatten(1)))
     with pytest.raises(BadOption, match="maps over a photo"):
-        write_explanation(replace(explanation, photos=[replace(explanation.photos[0], maps=[flat])]), tmp_path)
+        write_explanation(replace(explanation, inputs=[replace(explanation.inputs[0], maps=[flat])]), tmp_path)
 
 
 def test_odd_results_have_a_page(tmp_path):

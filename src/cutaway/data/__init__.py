@@ -2,7 +2,8 @@
 
 Pictures are float tensors (n, 3, height, width) in [0, 1]; digits have one channel. A data set is named by text, with a
 slice in brackets where wanted: `shapes/test[0:16]`, `digits/test[3]`, `photos/chelsea`, `folder:holiday[0:20]`,
-`cat.jpg`, `-` for standard input. Labels are class indices; `classes` has their names.
+`cat.jpg`, `-` for standard input; `text:a fine film`, `reviews.txt` with a text on each line, `people.csv`;
+`moves:c3 d4` for a position of a board game. Labels are class indices; `classes` has their names.
 """
 
 import re
@@ -12,14 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from cutaway.core.callable import make_callable
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, unknown_name
 from cutaway.core.fill import set_loader
 from cutaway.core.space import Space
+from cutaway.data.texts import PREFIX as TEXT
+from cutaway.data.texts import lines, written
 
 _SLICE = re.compile(r"(?P<name>.*?)\[(?P<index>[-\d:]*)\]", re.DOTALL)
+_OWN = {
+    "image": "folder:PATH reads your own pictures.",
+    "tokens": "text:... (or --text) is a text itself, FILE.txt has one on each line.",
+    "row": "FILE.csv is read by the names of its columns.",
+}
 _PART = re.compile(r"(-?\d{1,9})|(-?\d{0,9}):(-?\d{0,9})(?::(\d{1,9}))?")
 
 
@@ -57,7 +66,7 @@ def join(parts: Iterable[Examples], source: str = "") -> Examples:
     labels = [part.labels for part in parts if part.labels is not None]
     masks = [part.masks for part in parts if part.masks is not None]
     return Examples(
-        x=torch.cat([part.x for part in parts]),
+        x=_joined([part.x for part in parts]),
         names=[name for part in parts for name in part.names],
         labels=torch.cat(labels) if same and len(labels) == len(parts) else None,
         classes=parts[0].classes if same else (),
@@ -65,6 +74,14 @@ def join(parts: Iterable[Examples], source: str = "") -> Examples:
         source=source or ", ".join(part.source for part in parts),
         notes=[note for part in parts for note in part.notes],
     )
+
+
+def is_name(text: str) -> bool:
+    """Whether `load` reads this from somewhere: a data set, `text:...`, a file. Else it may be a text itself."""
+    from cutaway.data.sets import catalogue
+
+    name, _ = split(text)
+    return text.startswith(TEXT) or name in catalogue() or any(_is(Path.is_file, path) for path in (text, name))
 
 
 def names() -> list[tuple[str, str]]:
@@ -83,25 +100,62 @@ def _picture(source: Any, space: Space | None) -> Examples:
 def _named(text: str, space: Space | None) -> Examples | None:
     from cutaway.data.sets import catalogue
 
-    name, index = _split(text)
+    name, index = split(text)
     entry = catalogue().get(name)
     return replace(entry.take(which(index, entry.size, text), space), source=text) if entry else None
 
 
 def _from_disk(text: str, space: Space | None, broken: Literal["stop", "skip"]) -> Examples:
     from cutaway.data.folder import pictures
+    from cutaway.data.moves import PREFIX, position
 
+    if text.startswith(PREFIX):
+        return position(text, space)
+    if text.startswith(TEXT):
+        return written(text.removeprefix(TEXT))
+    kind = space.kind if space is not None else "image"
+    if kind in ("tokens", "row") and (found := _lines_of(text, space)):
+        return found
     if text == "-" or _is(Path.is_file, text):
         return _picture(text, space)
     path = text.removeprefix("folder:")
-    path, index = (path, "") if _is(Path.is_dir, path) else _split(path)
+    path, index = (path, "") if _is(Path.is_dir, path) else split(path)
     if text.startswith("folder:") or _is(Path.is_dir, path):
         return pictures(path, space, lambda size: which(index, size, text), broken=broken)
-    more = "`cutaway data` lists all; folder:PATH reads your own pictures."
+    more = "`cutaway data` lists all; " + _OWN.get(kind, _OWN["image"])
     raise unknown_name("data set or file", text, [name for name, _ in names()], more)
 
 
-def _split(text: str) -> tuple[str, str]:
+def _lines_of(text: str, space: Space | None) -> Examples | None:
+    """The lines of a file of texts, or the rows of a table, for a model that takes such."""
+    path, index = (text, "") if _is(Path.is_file, text) else split(text)
+    if space is None or not _is(Path.is_file, path):
+        return None
+    if space.kind == "tokens":
+        return replace(lines(path, lambda size: which(index, size, text)), source=text)
+    from cutaway.data.tables import table
+
+    return replace(table(path, space, lambda size: which(index, size, text)), source=text)
+
+
+def _joined(parts: list[Tensor | list[str]]) -> Tensor | list[str]:
+    texts = [part for part in parts if not isinstance(part, Tensor)]
+    if texts and len(texts) < len(parts):
+        raise BadOption("expected inputs of one kind; got texts and tensors.")
+    if texts:
+        return [text for part in texts for text in part]
+    return torch.cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def _numbers(name: str, space: Space) -> Tensor:
+    """A data set as tensors, for fills that draw from it."""
+    found = load(name, space=space).x
+    if not isinstance(found, Tensor):
+        raise BadOption(f"expected a data set of pictures or rows to draw from; {name} has texts.")
+    return found
+
+
+def split(text: str) -> tuple[str, str]:
     """The name, and what stands in brackets behind it."""
     match = _SLICE.fullmatch(text)
     return (match["name"], match["index"] or "?") if match else (text, "")
@@ -143,4 +197,4 @@ def which(index: str, size: int, text: str = "") -> range:
 
 
 make_callable(__name__, load)
-set_loader(lambda name, space: load(name, space=space).x)
+set_loader(_numbers)

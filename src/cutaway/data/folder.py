@@ -37,7 +37,7 @@ def pictures(
         raise UnknownName(
             f"no folder at {path!r}. `folder:PATH` reads a folder of pictures, or of one sub-folder per class."
         )
-    files, classes, notes = _listing(root)
+    files, classes, notes = listing(root)
     chosen = [files[i] for i in choose(len(files))]
     _check_memory(len(chosen), space)
     kept, read_ones = [], []
@@ -61,7 +61,7 @@ def pictures(
     )
 
 
-def _listing(root: Path) -> tuple[list[Path], tuple[str, ...], list[str]]:
+def listing(root: Path) -> tuple[list[Path], tuple[str, ...], list[str]]:
     """Files relative to the folder, class names, and what was passed over."""
     found = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     seen = [path for path in found if not any(part.startswith(".") for part in path.parts)]

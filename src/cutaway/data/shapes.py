@@ -11,6 +11,7 @@ Example i of a split is the same whatever is asked for beside it: its random num
 """
 
 import colorsys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -112,7 +113,27 @@ def shapes(split: str, which: range, space: Space | None = None) -> Examples:
         classes=CLASSES,
         masks=torch.from_numpy(np.stack([s.mask for s in scenes])),
         source=f"shapes/{split}",
+        concepts={
+            "shape": _where(scenes, CLASSES, lambda s: s.shape),
+            "texture": _where(scenes, TEXTURES, lambda s: s.texture, lambda s: s.ground),
+        },
+        concept_names={"shape": ("", *CLASSES), "texture": ("", *TEXTURES)},
     )
+
+
+def _where(
+    scenes: list[Scene],
+    names: tuple[str, ...],
+    inside: Callable[[Scene], str],
+    outside: Callable[[Scene], str] | None = None,
+) -> torch.Tensor:
+    """What the pixels of the shape are, and those of the ground where clutter does not hide it, (n, 1, 48, 48)."""
+    found = np.zeros((len(scenes), 1, SIZE, SIZE), dtype=np.int16)
+    for labels, scene in zip(found, scenes, strict=True):
+        if outside is not None:
+            labels[0][~scene.behind] = 1 + names.index(outside(scene))
+        labels[0][scene.mask] = 1 + names.index(inside(scene))
+    return torch.from_numpy(found)
 
 
 def _placed(outline: Outline, x: float, y: float, radius: float, angle: float) -> np.ndarray:

@@ -7,19 +7,34 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cutaway.core.errors import BadOption
 from cutaway.core.result import Attribution
-from cutaway.plot import bars, heat, tokens
+from cutaway.plot import bars, heat, tokens, waterfall
 from cutaway.plot.style import LARGE, NORMAL, SMALL, add_axes, figure, label, note, number, theme
 
 Kind = Literal["image", "tokens", "row"]
+Form = Literal["auto", "bars", "waterfall"]
 
 PANEL = 2.55  # inches
 MOST_ROWS = 8
 
 
-def draw(result: Attribution, *, percentile: float = heat.PERCENTILE, most: int = MOST_ROWS) -> Figure:
-    """The first `most` explained inputs, one below the other; the scale of each ends at a percentile of its sizes."""
+def draw(
+    result: Attribution, *, percentile: float = heat.PERCENTILE, most: int = MOST_ROWS, form: Form = "auto"
+) -> Figure:
+    """The first `most` explained inputs, one below the other; the scale of each ends at a percentile of its sizes.
+
+    Args:
+        result: The attribution.
+        percentile: Where the scale ends.
+        most: Inputs shown.
+        form: For rows of a table, `bars` or `waterfall`; `auto` takes the latter where values add up to the score.
+    """
+    if form not in ("auto", "bars", "waterfall"):
+        raise BadOption(f"expected form as auto, bars or waterfall; got {form!r}.")
     kind = kind_of(result)
+    if form == "waterfall" or (form == "auto" and kind == "row" and waterfall.fits(result)):
+        return waterfall.draw(result, most=most)
     if kind == "tokens":
         return tokens.draw(result, percentile=percentile, most=most)
     if kind == "row":
@@ -29,7 +44,9 @@ def draw(result: Attribution, *, percentile: float = heat.PERCENTILE, most: int 
 
 def describe(result: Attribution) -> str:
     """What is attributed to what, and where the extremes are."""
-    of = {"image": "map", "tokens": "marked text", "row": "bars"}[kind_of(result)]
+    of = {"image": "map", "tokens": "marked text", "row": "steps" if waterfall.fits(result) else "bars"}[
+        kind_of(result)
+    ]
     what = f"{of} of what mattered for {result.target or 'the target'} at {result.wrt}"
     if result.values.numel() == 0:
         return f"{what}; it is empty."
@@ -45,7 +62,14 @@ def kind_of(result: Attribution) -> Kind:
     """How an attribution is drawn."""
     if result.values.ndim == 4 or (result.values.ndim == 3 and result.input.ndim == 4):
         return "image"
-    return "tokens" if result.tokens and result.values.ndim > 1 and not bars.is_row(result) else "row"
+    return "tokens" if _over_text(result) else "row"
+
+
+def _over_text(result: Attribution) -> bool:
+    """Whether there is a value, or a vector, for each piece of a text."""
+    if not result.tokens or result.values.ndim < 2 or bars.is_row(result):
+        return False
+    return result.wrt == "input" or result.values.ndim == 3
 
 
 def per_place(result: Attribution, i: int) -> Tensor:
@@ -58,6 +82,8 @@ def per_place(result: Attribution, i: int) -> Tensor:
 
 def scale_for(result: Attribution, i: int, percentile: float = heat.PERCENTILE) -> heat.Scale:
     """The scale of the i-th input's drawing."""
+    if kind_of(result) == "tokens":
+        return tokens.scale_of(result, i, percentile)
     return heat.scale_of(per_place(result, i), signed=result.signed, percentile=percentile, unit=result.unit)
 
 
@@ -66,6 +92,8 @@ def _where(result: Attribution, values: Tensor, place: int) -> str:
         h, w = values.shape
         third = ("upper", "middle", "lower")[place // w * 3 // h], ("left", "centre", "right")[place % w * 3 // w]
         return f"in the {third[0]} {third[1]}"
+    if kind_of(result) == "tokens":
+        return f"at {tokens.called(result, 0, place)!r}"
     return f"at {bars.names(result, 0)[place]!r}"
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from cutaway.core import atomic
 from cutaway.core.errors import BadOption
 from cutaway.core.result import Result
 from cutaway.plot.style import THEMES, themed
-from cutaway.store import atomic
 
 DPI = 110
 SOFTWARE = "cutaway"

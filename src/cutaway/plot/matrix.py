@@ -1,4 +1,4 @@
-"""Matrix: coloured cells with names, and the numbers themselves where there is room."""
+"""Matrix: coloured cells with names, and the numbers themselves where there is room; pairs of words also as arcs."""
 
 import math
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cutaway.core.result import Matrix
-from cutaway.plot import heat
+from cutaway.plot import arcs, heat
 from cutaway.plot.style import LARGE as TITLE
 from cutaway.plot.style import SMALL, add_axes, figure, ink_on, label, note, number, theme
 
@@ -22,11 +22,15 @@ def draw(result: Matrix, *, percentile: float = 100.0) -> Figure:
     rows, columns = values.shape
     scale = heat.scale_of(values, signed=result.signed, percentile=percentile, unit=result.unit)
     cell = min(0.5, SIDE / max(rows, columns, 1))
-    left, top = 0.3 + 0.075 * _longest(result.row_names), 0.55
+    over = arcs.height(result) + 0.25 if arcs.fits(result) else 0.0
+    left, top = 0.3 + 0.075 * _longest(result.row_names), 0.55 + over
     below = 0.35 + 0.06 * _longest(result.column_names)
     wide, tall = max(cell * columns, 0.8), max(cell * rows, 0.8)
-    fig = figure(top + tall + below + 0.35, max(left + wide + 1.1, 4.5), fitted=False)
+    across = max(left + wide + 1.1, 4.5, max(arcs.width(result) + 0.3, arcs.LEGEND) if over else 0.0)
+    fig = figure(top + tall + below + 0.35, across, fitted=False)
     note(fig, label(result.title or "Matrix", 60), 0.15, 0.12, fontsize=TITLE, weight="bold", color=theme().ink)
+    if over:
+        arcs.draw(fig, result, 0.15, 0.5)
     ax = add_axes(fig, left, top, wide, tall)
     level = heat.levels(values, scale)
     ax.imshow(heat.palette(scale.signed)[level], interpolation="nearest", aspect="auto")
@@ -45,11 +49,13 @@ def describe(result: Matrix) -> str:
     size = f"matrix of {values.shape[0]} rows and {values.shape[1]} columns"
     if values.numel() == 0 or bool(values.isnan().all()):
         return f"{size}; no entry is defined."
-    place = int(values.nan_to_num(nan=-np.inf).argmax())
+    sizes = values.abs() if result.signed else values
+    place = int(sizes.nan_to_num(nan=-np.inf).argmax())
     row, column = divmod(place, values.shape[1])
     unit = f" {result.unit}" if result.unit else ""
     where = f"{_name(result.row_names, row)} × {_name(result.column_names, column)}"
-    return f"{size}; the largest entry is {number(float(values[row, column]))}{unit} at {where}."
+    largest = "largest entry in size" if result.signed else "largest entry"
+    return f"{size}; the {largest} is {number(float(values[row, column]))}{unit} at {where}."
 
 
 def _name(names: list[str], i: int) -> str:
@@ -74,7 +80,17 @@ def _write_numbers(ax: Axes, values: np.ndarray, level: heat.Pixels, scale: heat
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             ground = heat.palette(scale.signed)[level[row, column]] / 255
-            ax.text(column, row, number(value, 2), ha="center", va="center", fontsize=8, color=ink_on(ground))
+            text = _short(float(value), scale.limit)
+            ax.text(column, row, text, ha="center", va="center", fontsize=8, color=ink_on(ground))
+
+
+def _short(value: float, limit: float) -> str:
+    """A number with the decimals that the largest one needs, so that cells of one size hold them all."""
+    if not 1e-2 <= limit < 1e5:
+        return number(value, 2)
+    decimals = max(0, 2 - math.ceil(math.log10(limit)) if limit < 1 else 2 - len(str(int(limit))) + 1)
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def _bar(fig: Figure, scale: heat.Scale, left: float, top: float, tall: float) -> None:

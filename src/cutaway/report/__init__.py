@@ -7,9 +7,9 @@ policy forbids everything but its one style sheet, its one script and pictures i
 
 from cutaway.core.callable import make_callable
 from cutaway.report.explain import write_explanation
-from cutaway.report.explanation import Explanation, MapExplanation, PhotoExplanation
+from cutaway.report.explanation import Explanation, InputExplanation, MapExplanation
 from cutaway.report.listing import write
 
-__all__ = ["Explanation", "MapExplanation", "PhotoExplanation", "write", "write_explanation"]
+__all__ = ["Explanation", "InputExplanation", "MapExplanation", "write", "write_explanation"]
 
 make_callable(__name__, write)

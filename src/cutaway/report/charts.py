@@ -66,6 +66,22 @@ def two_sided_bar(share: float) -> Markup:
     ).format(kind, start, 50 * abs(share))
 
 
+def step(start: float, end: float, every: list[float]) -> Markup:
+    """A bar from one number to another, on an axis that holds them all; one number alone is a mark."""
+    low, high = min(every), max(every)
+    a, b = (100 * (v - low) / (high - low) if high > low else 50.0 for v in (start, end))
+    if start == end:
+        at = min(max(a, 0.6), 99.4)
+        shape = Markup('<path class="mark" d="M{:.2f} 0V10"/>').format(at)
+    else:
+        kind, left, wide = ("plus" if b > a else "minus"), min(a, b), max(abs(b - a), 0.6)
+        shape = Markup('<rect class="{}" x="{:.2f}" width="{:.2f}" height="10"/>').format(kind, left, wide)
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="track" width="100" height="10"/>{}</svg>'
+    ).format(shape)
+
+
 def interval(value: float, low: float, high: float, ends: tuple[float, float]) -> Markup:
     """A dot, and a line from `low` to `high`, on an axis from the first to the second of `ends`."""
     a, b = ends

@@ -1,4 +1,4 @@
-"""Explain photos: the maps, the evidence for each, the strongest units, and what none of it can tell."""
+"""Explain inputs: the maps, the evidence for each, the strongest units of photos, and what none of it can tell."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cutaway.core.catalogue import Method, catalogue, find
 from cutaway.core.checks import Check
@@ -17,43 +18,77 @@ from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Pictures, Result
 from cutaway.core.target import Target, TargetLike
 from cutaway.plot import heat
-from cutaway.report.explanation import MapExplanation, PhotoExplanation
+from cutaway.report.explanation import InputExplanation, Kind, MapExplanation
 from cutaway.report.verdict import verdict
 from cutaway.session.run import run
 
-METHODS = (
-    "gradient",
-    "input_x_gradient",
-    "smoothgrad",
-    "integrated_gradients",
-    "guided_backprop",
-    "grad_cam",
-    "occlusion",
-    "rise",
-)
-LIMITS = (
-    "A map shows which pixels this network's answer depends on, by one definition of depending. "
-    "It does not show why, nor that the network is right.",
-    "Each method asks another question: a slope says what a tiny change would do here, a contribution compares "
-    "with a baseline that somebody chose, a perturbation asks about pictures that the network never saw in training.",
-    "There is no neutral picture of 'nothing there'. Black, blur and the mean colour give different answers; "
-    "look at several.",
-    "Insertion and deletion reward maps that fit the network, also where it uses the background. "
-    "They say nothing about what a person would call the reason.",
-    "One photo is one photo. That a map looks right here says little about the next one; test many before you rely "
-    "on it.",
-    "A map that passes these tests can still be fooled by a photo made to fool it.",
-)
+METHODS: dict[Kind, tuple[str, ...]] = {
+    "image": (
+        "gradient",
+        "input_x_gradient",
+        "smoothgrad",
+        "integrated_gradients",
+        "guided_backprop",
+        "grad_cam",
+        "occlusion",
+        "rise",
+    ),
+    "tokens": ("gradient", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shapley"),
+    "row": ("gradient", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shapley"),
+}
+_FOOLED = "A map that passes these tests can still be fooled by an input made to fool it."
+LIMITS: dict[Kind, tuple[str, ...]] = {
+    "image": (
+        "A map shows which pixels this network's answer depends on, by one definition of depending. "
+        "It does not show why, nor that the network is right.",
+        "Each method asks another question: a slope says what a tiny change would do here, a contribution compares "
+        "with a baseline that somebody chose, a perturbation asks about pictures that the network never saw in "
+        "training.",
+        "There is no neutral picture of 'nothing there'. Black, blur and the mean colour give different answers; "
+        "look at several.",
+        "Insertion and deletion reward maps that fit the network, also where it uses the background. "
+        "They say nothing about what a person would call the reason.",
+        "One photo is one photo. That a map looks right here says little about the next one; test many before you rely "
+        "on it.",
+        _FOOLED,
+    ),
+    "tokens": (
+        "Colours show which words this network's answer depends on, by one definition of depending. "
+        "They do not show why, nor that the network is right.",
+        "Words act together: 'not' and 'good' have no meaning alone. A number for each word spreads what they do "
+        "together over them, and each method spreads it in its own way.",
+        "There is no neutral word. A baseline of zero embeddings is a text that nobody wrote, and so is one without a "
+        "word; the network never saw such texts in training.",
+        "A slope at an embedding says how much a word could matter. No word lies a tiny step away, so it does not say "
+        "what another word there would do.",
+        "One text is one text. That its colours look right says little about the next one; test many before you rely "
+        "on them.",
+        _FOOLED,
+    ),
+    "row": (
+        "A list shows which columns this network's answer depends on, by one definition of depending. "
+        "It does not show why, nor that the network is right, nor what causes what in the world.",
+        "Every contribution compares with a baseline that somebody chose: a row of zeros is a person of age 0. "
+        "Compare several, or draw them from the data.",
+        "Columns that go together in the data can stand in for each other. A column without weight here may still "
+        "decide through another one.",
+        "A column that is taken away leaves rows that the network never saw in training.",
+        "One row is one row. Test many before you rely on it.",
+        _FOOLED,
+    ),
+}
 # The evidence beside each map. Those that repeat the method do so in its quick form.
 TESTS = ("completeness", "deletion", "insertion", "parameter_randomization", "stability")
+_NOT_FOR: dict[Kind, tuple[str, ...]] = {"tokens": ("stability",)}  # a text cannot be changed by a little noise
+_PARTS: dict[Kind, str] = {"image": "regions", "tokens": "words", "row": "columns"}
 _REPEATING = ("parameter_randomization", "stability")
 UNITS = 6
 
 
-def chosen(names: Sequence[str] | str | None) -> list[Method]:
-    """The attribution methods of a list of names; the default ones, or `all`."""
+def chosen(names: Sequence[str] | str | None, kind: Kind = "image") -> list[Method]:
+    """The attribution methods of a list of names; the default ones for a kind of input, or `all`."""
     if names in (None, (), []):
-        return [find(name) for name in METHODS]
+        return [find(name) for name in METHODS[kind]]
     names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names or ())
     if names == ["all"]:
         return [m for m in catalogue().values() if m.result == "Attribution" and "target" in m.positional]
@@ -63,31 +98,41 @@ def chosen(names: Sequence[str] | str | None) -> list[Method]:
     return found
 
 
-def photos(
+def kind_of(model: Model) -> Kind:
+    """What the model takes, if that can be explained on a page."""
+    kind = model.space.kind
+    if kind == "latent":
+        raise NotPossible(f"{model.name} takes latent vectors, which no page can show; use `cutaway run METHOD`.")
+    return kind
+
+
+def inputs(
     model: Model, examples: Examples, methods: Sequence[Method], *, target: TargetLike | None = None, seed: int = 0
-) -> Iterator[tuple[PhotoExplanation, list[str]]]:
-    """Explain one photo after the other.
+) -> Iterator[tuple[InputExplanation, list[str]]]:
+    """Explain one photo, text or row after the other.
 
     Args:
-        model: An image classifier.
-        examples: The photos.
+        model: A classifier.
+        examples: What to explain.
         methods: Attribution methods.
-        target: What to explain; each photo's predicted class if not given.
+        target: What to explain; each input's predicted class if not given.
         seed: For all random choices.
 
     Yields:
         An explanation, and a note for each method that this model does not allow.
     """
-    if model.space.kind != "image":
-        raise NotPossible(f"{model.name} does not take images; use `cutaway run METHOD` for {model.space.kind} inputs.")
+    kind_of(model)
     for example in examples:
-        yield photo(model, example, methods, target=target, seed=seed)
+        yield one(model, example, methods, target=target, seed=seed)
 
 
-def photo(
+def one(
     model: Model, example: Examples, methods: Sequence[Method], *, target: TargetLike | None, seed: int
-) -> tuple[PhotoExplanation, list[str]]:
-    """Explain one photo; see `photos`."""
+) -> tuple[InputExplanation, list[str]]:
+    """Explain one input; see `inputs`."""
+    kind, (x,) = kind_of(model), example.x
+    if isinstance(x, str):
+        example = replace(example, source=f"text:{x}")
     probabilities = model.predict(example)[0]
     best = probabilities.topk(min(5, len(probabilities)))
     aim = Target.of(_named(model, int(best.indices[0])) if target is None else target, model)
@@ -99,13 +144,17 @@ def photo(
             notes += refused
         except NotPossible as refusal:
             notes.append(f"{method.name}: {refusal}")
-    page = PhotoExplanation(
+    page = InputExplanation(
         name=example.names[0],
-        image=example.x[0],
+        image=x if isinstance(x, Tensor) and kind == "image" else torch.empty(0),
         predictions=[(model.class_name(int(i)), float(p)) for p, i in zip(best.values, best.indices, strict=True)],
         target=str(aim),
         maps=maps,
-        units=strongest_units(model, example, aim),
+        units=strongest_units(model, example, aim) if kind == "image" else [],
+        text=x if isinstance(x, str) else "",
+        columns=list(zip(model.space.names, x.tolist(), strict=True))
+        if kind == "row" and isinstance(x, Tensor)
+        else (),
     )
     return page, notes
 
@@ -125,7 +174,7 @@ def tested(
     evidence: dict[str, Result] = {}
     notes: list[str] = []
     for name in TESTS:
-        if name == "completeness" and "complete" not in method.laws:
+        if name in _NOT_FOR.get(kind_of(model), ()) or (name == "completeness" and "complete" not in method.laws):
             continue
         test, repeats = find(name), name in _REPEATING
         options = {**_seeded(test, seed), **(test.quick if repeats else {})}
@@ -134,12 +183,15 @@ def tested(
             evidence[name] = _said_quick(found, method) if repeats else found
         except NotPossible as refusal:
             notes.append(f"{method.name}, {name}: {refusal}")
-    return MapExplanation(attribution=full, sentence=verdict(evidence), evidence=evidence), notes
+    return MapExplanation(
+        attribution=full, sentence=verdict(evidence, _PARTS[kind_of(model)]), evidence=evidence
+    ), notes
 
 
 def strongest_units(model: Model, example: Examples, target: Target) -> list[Pictures]:
     """For two layers, the units whose removal lowers the target most, with where they are active in the photo."""
-    shown = []
+    shown, (photo, *_) = [], example.x
+    assert isinstance(photo, Tensor)
     for layer in track(two_layers(model, example), "units"):
         effect = run("occlusion", model, example, target=target, wrt=layer.site)
         assert isinstance(effect, Attribution)
@@ -147,7 +199,7 @@ def strongest_units(model: Model, example: Examples, target: Target) -> list[Pic
         best = falls.topk(min(UNITS, len(falls)))
         acts = model.run(example, read=[layer.site])[layer.site][0, best.indices]
         scale = heat.scale_of(acts, signed=bool((acts < 0).any()))
-        images = [torch.from_numpy(heat.overlay(example.x[0], act, scale).copy()) for act in acts]
+        images = [torch.from_numpy(heat.overlay(photo, act, scale).copy()) for act in acts]
         captions = [
             f"unit {int(k)}: without it {'−' if fall >= 0 else '+'}{abs(float(fall)):.2g}"
             for k, fall in zip(best.indices, best.values, strict=True)

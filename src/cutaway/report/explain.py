@@ -1,18 +1,63 @@
-"""The page of `cutaway explain`: predictions, maps side by side, the evidence for each, units, limits."""
+"""The page of `cutaway explain`: predictions, maps one beside the other, the evidence for each, units, limits."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cutaway.core.errors import BadOption
 from cutaway.core.result import Curve, Result, Scores
-from cutaway.plot import attribution, describe, heat
+from cutaway.plot import attribution, bars, describe, heat
 from cutaway.plot.style import number
 from cutaway.report import charts, data, files, page, views
-from cutaway.report.explanation import Explanation, MapExplanation, PhotoExplanation
+from cutaway.report.explanation import Explanation, InputExplanation, Kind, MapExplanation
 from cutaway.report.views import View
 
 MOST_PREDICTIONS = 5
+
+
+class Words(NamedTuple):
+    """How a page speaks of a kind of input."""
+
+    noun: str
+    did: str
+    called: str
+    parts: str
+    map: str
+    heading: str
+    intro: str
+
+
+WORDS: dict[Kind, Words] = {
+    "image": Words(
+        "photo",
+        "saw in",
+        "{}",
+        "parts of the photo",
+        "map",
+        "What in the photo mattered",
+        "One map per method, each on its own scale: equal colours in two maps are not equal values.",
+    ),
+    "tokens": Words(
+        "text",
+        "read in",
+        "“{}”",
+        "words",
+        "map",
+        "Which words mattered",
+        "The text as it was given, once per method, each on its own scale: equal colours in two of them are not equal "
+        "values.",
+    ),
+    "row": Words(
+        "row",
+        "made of",
+        "{}",
+        "columns",
+        "list",
+        "Which columns mattered",
+        "One list per method, the largest first, each on its own scale. Where values add up, they are steps from the "
+        "answer on the baseline to the answer on this row, and columns that code one choice are one step.",
+    ),
+}
 
 
 def write_explanation(explanation: Explanation, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -26,8 +71,8 @@ def write_explanation(explanation: Explanation, path: str | Path, *, overwrite: 
     Returns:
         The path of the HTML file.
     """
-    if not explanation.photos:
-        raise BadOption("expected at least one explained photo for the page; got none.")
+    if not explanation.inputs:
+        raise BadOption("expected at least one explained input for the page; got none.")
     title = explanation.title or _title(explanation)
     content = data.content(title, explanation=explanation)
     html = page.render(
@@ -35,7 +80,7 @@ def write_explanation(explanation: Explanation, path: str | Path, *, overwrite: 
         title=title,
         lang="en",
         page=explanation,
-        photos=[_photo(photo, explanation.model, i + 1) for i, photo in enumerate(explanation.photos)],
+        inputs=[_input(one, explanation.model, i + 1) for i, one in enumerate(explanation.inputs)],
         provenance=[(str(k), str(v)) for k, v in explanation.provenance.items()],
         data=data.inside_html(content),
     )
@@ -43,51 +88,66 @@ def write_explanation(explanation: Explanation, path: str | Path, *, overwrite: 
 
 
 def _title(explanation: Explanation) -> str:
-    model = explanation.model or "the model"
-    names = [photo.name for photo in explanation.photos]
-    return f"What {model} saw in {names[0]}" if len(names) == 1 else f"What {model} saw in {len(names)} photos"
+    words = WORDS[explanation.inputs[0].kind]
+    names = [one.name for one in explanation.inputs]
+    what = words.called.format(names[0]) if len(names) == 1 else f"{len(names)} {words.noun}s"
+    return f"What {explanation.model or 'the model'} {words.did} {what}"
 
 
 def _pictures(explanation: Explanation) -> dict[str, Result]:
     """The maps and units, by the file names of their drawings."""
     found: dict[str, Result] = {}
-    for i, photo in enumerate(explanation.photos):
-        drawn = [*(m.attribution for m in photo.maps), *photo.units]
+    for i, one in enumerate(explanation.inputs):
+        drawn = [*(m.attribution for m in one.maps), *one.units]
         for j, result in enumerate(drawn):
             found[f"{i + 1:02d}-{j + 1:02d}-{files.slug(_name(result))}"] = result
     return found
 
 
-def _photo(photo: PhotoExplanation, model: str, i: int) -> View:
-    height, width = photo.image.shape[-2:]
-    maps = [_map(m, f"p{i}-m{j + 1}") for j, m in enumerate(photo.maps)]
-    shown = photo.predictions[:MOST_PREDICTIONS]
+def _input(one: InputExplanation, model: str, i: int) -> View:
+    maps = [_map(m, one.kind, f"p{i}-m{j + 1}") for j, m in enumerate(one.maps)]
+    shown = one.predictions[:MOST_PREDICTIONS]
     return {
-        "id": f"photo-{i}",
-        "name": photo.name,
-        "image": views.photo_uri(photo.image),
-        "tiny": max(height, width) <= views.TINY,
-        "size": f"{width} × {height} pixels, as the model saw it",
+        "id": f"input-{i}",
+        "kind": one.kind,
+        "words": WORDS[one.kind],
+        "name": one.name,
+        **_subject(one),
         "predictions": [(name, charts.bar(p), f"{100 * p:.1f}\u00a0%") for name, p in shown],
-        "target": photo.target,
-        "subject": heat.subject(photo.target),
-        "summary": photo.summary or _summary(photo, model),
+        "target": one.target,
+        "subject": heat.subject(one.target),
+        "summary": one.summary or _summary(one, model),
         "maps": maps,
-        "table": _table(photo.maps, maps),
-        "units": [{"title": _name(r), "drawing": views.drawing(r), "checks": views.checks(r)} for r in photo.units],
+        "table": _table(one.maps, maps),
+        "units": [{"title": _name(r), "drawing": views.drawing(r), "checks": views.checks(r)} for r in one.units],
     }
 
 
-def _map(shown: MapExplanation, id_: str) -> View:
+def _subject(one: InputExplanation) -> View:
+    """What was explained, as the page shows it first."""
+    if one.kind == "tokens":
+        return {"text": one.text}
+    if one.kind == "row":
+        return {"columns": [(name, there) for name, there, _ in bars.choices(*zip(*one.columns, strict=True))]}
+    height, width = one.image.shape[-2:]
+    return {
+        "image": views.photo_uri(one.image),
+        "tiny": max(height, width) <= views.TINY,
+        "size": f"{width} × {height} pixels, as the model saw it",
+    }
+
+
+def _map(shown: MapExplanation, kind: Kind, id_: str) -> View:
     result = shown.attribution
-    if attribution.kind_of(result) != "image":
-        raise BadOption(f"expected maps over a photo; {_name(result)} has values {tuple(result.values.shape)}.")
+    if attribution.kind_of(result) != kind:
+        what = WORDS[kind].noun
+        raise BadOption(f"expected maps over a {what}; {_name(result)} has values {tuple(result.values.shape)}.")
     verdict = getattr(shown.sentence, "status", "")
     return {
         "id": id_,
         "title": _name(result),
         "alt": describe(result),
-        **views.map_view(result),
+        **views.one_view(result, kind),
         "sentence": str(shown.sentence),
         "verdict": views.status(verdict) if verdict else None,
         "evidence": [_evidence(name, r) for name, r in shown.evidence.items()],
@@ -102,22 +162,29 @@ def _evidence(name: str, result: Result) -> View:
     return {"title": result.title or _words(name), "drawing": views.drawing(result), "checks": views.checks(result)}
 
 
-def _summary(photo: PhotoExplanation, model: str) -> str:
+def _summary(one: InputExplanation, model: str) -> str:
     model = model or "The model"
     sentences = []
-    if photo.predictions:
-        (name, p), *others = photo.predictions[:2]
-        then = f", then {others[0][0]} ({number(100 * others[0][1], 2)}\u00a0%)" if others else ""
-        sentences.append(f"{model} answers {name} with a probability of {number(100 * p, 2)}\u00a0%{then}.")
-    if photo.maps:
-        count, plural = len(photo.maps), "s" if len(photo.maps) > 1 else ""
-        subject = heat.subject(photo.target)
-        asked = f"{count} method{plural} asked which parts of the photo mattered for {subject}"
-        verdicts = [getattr(m.sentence, "status", "") for m in photo.maps]
-        words = {"ok": "passed every test", "note": "passed with a note", "warn": "call for care", "fail": "failed"}
-        parts = [f"{verdicts.count(key)} {text}" for key, text in words.items() if key in verdicts]
-        sentences.append(f"{asked}; each map was then tested itself: {', '.join(parts)}." if parts else f"{asked}.")
+    if one.predictions:
+        (name, p), *others = one.predictions[:2]
+        then = f", then {others[0][0]} ({_percent(others[0][1])})" if others else ""
+        sentences.append(f"{model} answers {name} with a probability of {_percent(p)}{then}.")
+    if one.maps:
+        count, plural = len(one.maps), "s" if len(one.maps) > 1 else ""
+        words = WORDS[one.kind]
+        asked = f"{count} method{plural} asked which {words.parts} mattered for {heat.subject(one.target)}"
+        verdicts = [getattr(m.sentence, "status", "") for m in one.maps]
+        said = {"ok": "passed every test", "note": "passed with a note", "warn": "call for care", "fail": "failed"}
+        parts = [f"{verdicts.count(key)} {text}" for key, text in said.items() if key in verdicts]
+        sentences.append(
+            f"{asked}; each {words.map} was then tested itself: {', '.join(parts)}." if parts else f"{asked}."
+        )
     return " ".join(sentences)
+
+
+def _percent(p: float) -> str:
+    """Two digits; what is not certain is not called 100 %."""
+    return "more than 99\u00a0%" if 0.995 <= p < 1 else f"{number(100 * p, 2)}\u00a0%"
 
 
 def _table(given: Sequence[MapExplanation], maps: list[View]) -> View:
@@ -143,6 +210,8 @@ def _table(given: Sequence[MapExplanation], maps: list[View]) -> View:
 def _figure_of(result: Result | None) -> View:
     if isinstance(result, Curve) and result.summary:
         own, *controls = result.summary.items()
+        # The map's own curve with another fill is no control.
+        controls = [(name, value) for name, value in controls if _in_short(name) != _in_short(own[0])]
         beside = [f"{_in_short(name)} {number(value, 2)}" for name, value in controls[:2]]
         return {"text": number(own[1]), "sort": own[1], "beside": beside}
     if isinstance(result, Scores) and len(result.values):

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from cutaway.core.result import Attribution, Pictures, Ranking, Result
+
+Kind = Literal["image", "tokens", "row"]
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,19 @@ class MapExplanation:
 
 
 @dataclass(frozen=True)
-class PhotoExplanation:
-    """One photo: what the model answered and why.
+class InputExplanation:
+    """One photo, text or row: what the model answered and why.
 
     Attributes:
         name: How the user calls it.
-        image: What the model saw, (3, height, width) in [0, 1].
+        image: Of a photo, what the model saw, (3, height, width) in [0, 1]; empty for anything else.
         predictions: Classes with their probabilities, the highest first.
         target: What the maps explain, in text form.
         maps: One per method.
         units: The strongest units of some layers.
         summary: A plain paragraph; made from the rest where it is empty.
+        text: The text, where it is one.
+        columns: Names and values, where it is a row.
     """
 
     name: str
@@ -50,6 +54,13 @@ class PhotoExplanation:
     maps: Sequence[MapExplanation]
     units: Sequence[Ranking | Pictures] = field(default_factory=list)
     summary: str = ""
+    text: str = ""
+    columns: Sequence[tuple[str, float]] = ()
+
+    @property
+    def kind(self) -> Kind:
+        """What it is."""
+        return "row" if self.columns else "tokens" if self.text else "image"
 
 
 @dataclass(frozen=True)
@@ -57,17 +68,17 @@ class Explanation:
     """The whole page.
 
     Attributes:
-        photos: One section each.
+        inputs: One section each, all of one kind.
         model: Name of the model.
         limits: What these pictures cannot tell, a sentence each.
         provenance: How the page was made: names and values.
         python: The lines that make the page.
         shell: The same on the command line.
         title: Of the page; made from the rest where it is empty.
-        notes: What the reader should know first: methods left out, photos that could not be read.
+        notes: What the reader should know first: methods left out, files that could not be read.
     """
 
-    photos: list[PhotoExplanation]
+    inputs: list[InputExplanation]
     model: str = ""
     limits: list[str] = field(default_factory=list)
     provenance: Mapping[str, Any] = field(default_factory=dict)

@@ -4,12 +4,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from cutaway.core import atomic
 from cutaway.core.errors import BadOption
 from cutaway.core.result import Result
 from cutaway.plot import png_bytes
 from cutaway.plot.drawing import SOFTWARE
 from cutaway.report import data, page
-from cutaway.store import atomic
 
 
 def write(path: str | Path, html: str, json: str, pictures: Mapping[str, Result], *, overwrite: bool) -> Path:

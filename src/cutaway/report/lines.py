@@ -36,13 +36,18 @@ def model_options(source: Mapping[str, Any]) -> list[str]:
     return [word for name, value in source.items() for word in (f"--{name}", str(value))]
 
 
+def given_as(source: str, *option: str) -> list[str]:
+    """An input's source on the command line; a text goes by the option of its own."""
+    return ["--text", source.removeprefix("text:")] if source.startswith("text:") else [*option, source]
+
+
 def shell_line(made: Provenance) -> str:
     """The same for a shell."""
     if not made.method:
         return ""
     words = ["cutaway", "run", made.method]
     words += model_options(_source(made))
-    words += ["--x", made.input] if made.input else []
+    words += given_as(made.input, "--x") if made.input else []
     words += ["--target", made.target] if made.target else []
     for name, value in _options(made).items():
         words += _option(name, value)

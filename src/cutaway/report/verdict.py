@@ -16,12 +16,12 @@ _OPENING = {
 _CLAUSES = {
     "completeness": ("its values add up", "its values do not add up"),
     "deletion": (
-        "the answer falls when its top regions are removed",
-        "removing its top regions does little more than chance",
+        "the answer falls when its top {parts} are removed",
+        "removing its top {parts} does little more than chance",
     ),
     "insertion": (
-        "its top regions alone bring the answer back",
-        "its top regions alone bring back little more than chance",
+        "its top {parts} alone bring the answer back",
+        "its top {parts} alone bring back little more than chance",
     ),
     "parameter_randomization": (
         "it changes when what the model learned is wiped out",
@@ -31,18 +31,19 @@ _CLAUSES = {
 }
 
 
-def verdict(evidence: Mapping[str, Result]) -> Check:
+def verdict(evidence: Mapping[str, Result], parts: str = "regions") -> Check:
     """What all tests together say, as good as the worst of them.
 
     Args:
         evidence: Results of tests by name, each with a check called `verdict`.
+        parts: What a map ranks: regions, words, columns.
     """
     checks = {name: result.checks["verdict"] for name, result in evidence.items() if "verdict" in result.checks}
     worst: Status = max((check.status for check in checks.values()), key=ORDER.index, default="note")
     for_it = [_clause(name, evidence[name], good=True) for name, c in checks.items() if c.status in ("ok", "note")]
     against = [_clause(name, evidence[name], good=False) for name, c in checks.items() if c.status in ("warn", "fail")]
-    parts = [_listed(against), _listed(for_it)]
-    return Check(f"{_OPENING[worst]}: {'; but '.join(part for part in parts if part)}.", worst)
+    said = "; but ".join(part for part in (_listed(against), _listed(for_it)) if part)
+    return Check(f"{_OPENING[worst]}: {said.replace('{parts}', parts)}.", worst)
 
 
 def _clause(name: str, result: Result, *, good: bool) -> str:

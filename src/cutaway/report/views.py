@@ -2,14 +2,15 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from cutaway.core.result import Attribution, Curve, Matrix, Pictures, Points, Ranking, Result, Scores, Table
-from cutaway.plot import attribution, bars, describe, heat, png_bytes, scores, table, tokens
+from cutaway.core.result import Attribution, Curve, Matrix, Pictures, Points, Ranking, Result, Scores, Table, Tree
+from cutaway.plot import attribution, bars, describe, heat, png_bytes, scores, table, tokens, waterfall
 from cutaway.plot.notebook import STATUS, data_uri
 from cutaway.plot.style import number
 from cutaway.report import charts
@@ -115,6 +116,50 @@ def map_view(result: Attribution, i: int = 0) -> View:
     }
 
 
+def one_view(result: Attribution, kind: str) -> View:
+    """What the page shows of the first input of an attribution: a map, a marked text, or bars."""
+    if kind == "image":
+        return {"kind": kind, **map_view(result)}
+    if kind == "tokens":
+        return {"kind": kind, **text_view(result)}
+    upper, lower = heat.ends(result)
+    return {"kind": kind, **row_view(result), "upper": upper, "lower": lower, "unit": result.unit, "note": ""}
+
+
+def text_view(result: Attribution, i: int = 0) -> View:
+    """One marked text, with its scale in numbers and words."""
+    _, signed = tokens.sized(result, i)
+    scale = tokens.scale_of(result, i)
+    upper, lower = heat.ends(replace(result, signed=signed))
+    return {
+        "text": tokens.marked(result, i),
+        "upper": upper,
+        "lower": lower,
+        "signed": scale.signed,
+        "low": number(-scale.limit) if scale.signed else "0",
+        "high": number(scale.limit),
+        "note": "; ".join([scale.text, *(["size of the slope over each piece's embedding"] if not signed else [])]),
+        "score": number(float(result.score[i])) if len(result.score) > i else "",
+    }
+
+
+def row_view(result: Attribution, i: int = 0) -> View:
+    """Bars of one row: steps from the baseline to the score where values add up, else from 0, the largest first."""
+    if waterfall.fits(result):
+        steps = waterfall.steps(result, i)
+        base, score = float(bars.base(result, i) or 0.0), float(result.score[i])
+        ends = [base, score, *(step.end for step in steps)]
+        rows = [("on the baseline", charts.step(base, base, ends), number(base))]
+        rows += [(s.name, charts.step(s.start, s.end, ends), f"{'+' * (s.value > 0)}{number(s.value)}") for s in steps]
+        rows += [("on this row", charts.step(score, score, ends), number(score))]
+        return {"rows": rows, "left_out": 0, "steps": True}
+    every = bars.columns(result, i)
+    order = sorted(every, key=lambda bar: -abs(bar.value))[:MOST_BARS]
+    most = max((abs(bar.value) for bar in order), default=1.0) or 1.0
+    rows = [(bar.name, charts.two_sided_bar(bar.value / most), number(bar.value)) for bar in order]
+    return {"rows": rows, "left_out": len(every) - len(rows), "steps": False}
+
+
 def photo_uri(image: Tensor, *, grey: bool = False) -> str:
     """A picture as a data address: JPEG for photos, PNG for tiny pictures whose pixels should stay exact."""
     pixels = heat.photo(image)
@@ -147,27 +192,19 @@ def _attribution(result: Attribution) -> View:
     kind = attribution.kind_of(result)
     if kind == "image":
         return {"kind": "maps", "maps": [map_view(result, i) for i in range(min(len(result.values), MOST_INPUTS))]}
+    shown = range(min(len(result.values), MOST_INPUTS))
     if kind == "tokens":
-        texts = [tokens.marked(result, i) for i in range(min(len(result.tokens), MOST_INPUTS))]
-        return {"kind": "tokens", "texts": texts, "legend": tokens.legend(result), "values": _token_table(result)}
+        return {"kind": "tokens", "texts": [text_view(result, i) for i in shown], "values": _token_table(result)}
     upper, lower = heat.ends(result)
-    groups = [_bars(result, i) for i in range(min(len(result.values), MOST_INPUTS))]
+    groups = [row_view(result, i) for i in shown]
     return {"kind": "bars", "groups": groups, "unit": result.unit, "upper": upper, "lower": lower}
-
-
-def _bars(result: Attribution, i: int) -> View:
-    values, names = attribution.per_place(result, i), bars.names(result, i)
-    most = float(values.abs().max()) or 1.0 if len(values) else 1.0
-    order = values.abs().argsort(descending=True, stable=True)[:MOST_BARS].tolist()
-    rows = [(names[j], charts.two_sided_bar(float(values[j]) / most), number(float(values[j]))) for j in order]
-    return {"rows": rows, "left_out": len(values) - len(rows)}
 
 
 def _token_table(result: Attribution) -> View:
     rows = [
         [i + 1, j + 1, token, float(value)]
         for i in range(min(len(result.tokens), MOST_INPUTS))
-        for j, (token, value) in enumerate(zip(result.tokens[i], tokens.per_token(result, i).tolist(), strict=False))
+        for j, (token, value) in enumerate(zip(result.tokens[i], tokens.sized(result, i)[0].tolist(), strict=False))
     ]
     return table_view(Table(columns=["text", "place", "token", f"value ({result.unit})"], rows=rows))
 
@@ -237,4 +274,5 @@ _VIEWS: dict[type, Callable[[Any], View]] = {
     Pictures: _pictures,
     Matrix: _figure,
     Points: _figure,
+    Tree: _figure,
 }

@@ -12,6 +12,7 @@ from cutaway.testing import answers, nets, sequences
 
 _PICTURE = images(16, mean=0.4, std=0.5)
 _ROW = rows(4, low=-10, high=10)
+_BOARD = images(3, channels=4)
 
 # Name: (how to build it, its space, further arguments of Model).
 _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Space, dict[str, str]]] = {
@@ -43,14 +44,15 @@ _BUILDERS: dict[str, tuple[Callable[[], nn.Module], Space, dict[str, str]]] = {
     "attention": (lambda: sequences.SelfAttention(size=16), _PICTURE, {}),
     "attention_batch_second": (lambda: sequences.SelfAttention(batch_first=False, size=16), _PICTURE, {}),
     "lstm": (sequences.Recurrent, _PICTURE, {}),
+    "board": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 16), nn.ReLU(), nn.Linear(16, 9)), _BOARD, {}),
     "gru_batch_second": (lambda: sequences.Recurrent(nn.GRU, batch_first=False), _PICTURE, {}),
 }
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float64, *, seed: int = 0, batch_size: int | None = None) -> Model:
     """One of the tiny models: seeded, in eval mode."""
-    if name == "text":
-        return text_model(dtype, seed=seed, batch_size=batch_size)
+    if name in _TEXTS:
+        return text_model(dtype, seed=seed, batch_size=batch_size, name=name)
     build, space, more = _BUILDERS[name]
     module = nets.seeded(build, seed=seed, dtype=dtype)
     return Model(module, space, name=f"tiny-{name}", batch_size=batch_size, **more)  # type: ignore[arg-type]  # passed on as they came
@@ -61,19 +63,37 @@ def tiny_models(dtype: torch.dtype = torch.float64) -> dict[str, Model]:
     return {name: tiny_model(name, dtype) for name in (*_BUILDERS, "text")}
 
 
-def text_model(dtype: torch.dtype = torch.float64, *, seed: int = 0, batch_size: int | None = None) -> Model:
+_TEXTS: dict[str, Callable[[], nn.Module]] = {
+    "text": sequences.TextClassifier,
+    "text_attention": sequences.AttentiveText,
+}
+
+
+def text_model(
+    dtype: torch.dtype = torch.float64, *, seed: int = 0, batch_size: int | None = None, name: str = "text"
+) -> Model:
     """A text classifier with a tokenizer of twenty words; `input` is its embedding."""
-    module = nets.seeded(sequences.TextClassifier, seed=seed, dtype=dtype)
+    module = nets.seeded(_TEXTS[name], seed=seed, dtype=dtype)
     tokenizer, classes = sequences.ToyTokenizer(), ("bad", "neutral", "good")
     return Model(
         module,
         tokens(),
         classes=classes,
-        name="tiny-text",
+        name=f"tiny-{name}",
         tokenizer=tokenizer,
         embedding="embedding",
         batch_size=batch_size,
     )
+
+
+def with_other_weights(model: Model) -> Model:
+    """The same network with fresh weights: what another training might have made of it."""
+    from cutaway.evaluation.weights import copied, reinitialise
+
+    other = copied(model)
+    for k, module in enumerate(other.module.modules()):
+        reinitialise(module, k)
+    return other
 
 
 def inputs_for(model: Model, count: int = 3, *, seed: int = 0) -> Tensor | list[str]:
@@ -81,11 +101,21 @@ def inputs_for(model: Model, count: int = 3, *, seed: int = 0) -> Tensor | list[
     if model.space.kind == "tokens":
         texts = ["the film was very good", "dull plot", "a great film but not fun", "awful", "was bad"]
         return [texts[i % len(texts)] for i in range(count)]
+    if model.space == _BOARD:
+        return _positions(count).to(model.dtype)
     generator = torch.Generator().manual_seed(seed)
     shape = (count, *(s or 16 for s in model.space.shape))
     if model.space.kind == "image":
         return torch.rand(shape, generator=generator, dtype=torch.float64).to(model.dtype)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(model.dtype)
+
+
+def _positions(count: int) -> Tensor:
+    """Positions of tic-tac-toe with the bottom row free, so that moves 0 to 2 are legal in each."""
+    from cutaway.attribution.games import InARow
+
+    game = InARow(3, 3, 3)
+    return game.encode([game.read(("b2 a3", "a3 b2 c3 b3", "b2")[i % 3]) for i in range(count)])
 
 
 def same_functions(dtype: torch.dtype = torch.float64) -> dict[str, tuple[Model, Model]]:
@@ -94,6 +124,7 @@ def same_functions(dtype: torch.dtype = torch.float64) -> dict[str, tuple[Model,
     once = nets.seeded(nets.Reused, dtype=dtype)
     twice = nets.Duplicated().to(dtype).eval()
     twice.load_state_dict(once.state_dict())
+    nested = [nets.seeded(partial(_Difference, twice), dtype=dtype) for twice in (False, True)]
     gap = nets.seeded(nets.GapLinear, dtype=dtype)
     assert isinstance(gap, nets.GapLinear)
     conv = nets.seeded(nets.ConvNet, dtype=dtype)
@@ -106,6 +137,7 @@ def same_functions(dtype: torch.dtype = torch.float64) -> dict[str, tuple[Model,
         "folded normalisation": (conv, _folded(conv), _PICTURE),
         "identity as two rectifiers": (mlps["module"], nn.Sequential(_TwoRectifiers(), mlps["module"]).eval(), _ROW),
         "identity as two rectifiers, images": (conv, nn.Sequential(_TwoRectifiers(), conv).eval(), _PICTURE),
+        "rectifier inside a rectifier": (nested[0], nested[1], _ROW),
         "doubled and halved": (conv, nn.Sequential(_Scaled(1.0), conv, _Scaled(2.0), _Scaled(0.5)).eval(), _PICTURE),
     }
     return {
@@ -144,6 +176,19 @@ class _TwoRectifiers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shift = 0.123
         return torch.relu(x - shift) - torch.relu(shift - x) + shift
+
+
+class _Difference(nn.Module):
+    """A difference a - c, rectified; as c is not negative, it does not matter whether a is rectified first."""
+
+    def __init__(self, twice: bool) -> None:
+        super().__init__()
+        self.twice = twice
+        self.a, self.c, self.fc = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, nets.CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = torch.relu(self.a(x)) if self.twice else self.a(x)
+        return self.fc(torch.relu(a - torch.relu(self.c(x))))
 
 
 def _folded(net: nn.Module) -> nn.Module:

@@ -58,6 +58,25 @@ class TextClassifier(nn.Module):
         return self.fc((h * weights).sum(1) / weights.sum(1).clamp(min=1))
 
 
+class AttentiveText(nn.Module):
+    """Embedding, a recurrent layer, and one choice of where to look: the place `attention` has a weight per token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(WORDS), 6)
+        self.rnn = nn.GRU(6, 6, batch_first=True)
+        self.score = nn.Linear(6, 1)
+        self.attention = nn.Softmax(dim=1)
+        self.fc = nn.Linear(6, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(n, t) to (n, classes)."""
+        h, _ = self.rnn(self.embedding(input_ids))
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        weights = self.attention(self.score(torch.tanh(h))[..., 0].masked_fill(mask == 0, -torch.inf))
+        return self.fc((weights[..., None] * h).sum(1))
+
+
 class Encoder(nn.Module):
     """A transformer encoder over the rows of an image; `batch_first` either way."""
 

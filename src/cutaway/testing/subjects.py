@@ -18,7 +18,7 @@ from cutaway.testing import nets
 from cutaway.testing.models import inputs_for, text_model, tiny_model
 from cutaway.testing.troubled import Overflowing, Tripwire
 
-_KINDS = {"image": ("conv", "residual"), "tokens": ("text",), "row": ("mlp", "mlp_tanh")}
+_KINDS = {"image": ("conv", "residual"), "tokens": ("text",), "row": ("mlp", "mlp_tanh"), "board": ("board",)}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Trial:
         entry = find(method) if isinstance(method, str) else getattr(method, "method", method)
         if not isinstance(entry, Method):
             raise NotPossible(f"expected a function under @method, or the name of one; got {method!r}.")
-        unknown = set(entry.positional) - {"model", "x", "target", "attribution"}
+        unknown = set(entry.positional) - {"model", "x", "data", "target", "attribution"}
         if unknown:
             raise NotPossible(
                 f"{entry.name} works on {', '.join(sorted(unknown))}, for which there are no tiny examples yet."
@@ -64,11 +64,20 @@ class Trial:
         needed = tuple(need for need in self.method.needs if need in _KINDS)
         kinds = needed or (("image", "row", "tokens") if self.explains else ("image", "row"))
         rectified = "relu_family" in self.method.needs
+        if "mean_and_linear" in self.method.needs:
+            return ("gap_linear", "residual")
+        if "attention" in self.method.needs:
+            return ("text_attention",)
         return tuple(n for kind in kinds for n in _KINDS[kind] if not (rectified and n in ("mlp_tanh", "text")))
 
     def takes(self, kind: str) -> bool:
         """True if the method works on inputs of that kind."""
         return not set(self.method.needs) & set(_KINDS) or kind in self.method.needs
+
+    @property
+    def takes_one(self) -> bool:
+        """True if the method takes one input at a time."""
+        return "one_input" in self.method.needs
 
     def typed(self, dtype: torch.dtype) -> "Trial":
         """The same in another floating-point type."""
@@ -106,8 +115,8 @@ class Trial:
         return Model(net, images(16)), torch.ones(1, 3, 16, 16)
 
     def inputs(self, model: Model, count: int = 3) -> Any:
-        """Inputs of a tiny model."""
-        return inputs_for(model, count)
+        """Inputs of a tiny model; one for a method that takes no more."""
+        return inputs_for(model, 1 if self.takes_one else count)
 
     def row(self, model: Model, x: Any, index: int) -> Any:
         """One row of a batch, shaped as it was among the others."""
@@ -115,6 +124,8 @@ class Trial:
 
     def __call__(self, model: Model, x: Any, target: TargetLike = 1, **options: Any) -> Result:
         """Run the method."""
+        if self.takes_one and isinstance(target, list):
+            target = target[0]
         given = {"target": target} if {"target", "attribution"} & set(self.method.positional) else {}
         return self.method.function(model, x, **given, **{**self.options, **options})
 
@@ -126,7 +137,7 @@ class Trial:
         what = next(
             (self.options.get(name, defaults[name]) for name in ("baseline", "fill") if name in defaults), "zero"
         )
-        return Fill.of(what)(x, model.space)
+        return Fill.of("zero" if what is None else what)(x, model.space)
 
 
 Law = Callable[[Trial], None]

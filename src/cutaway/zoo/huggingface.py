@@ -35,7 +35,7 @@ def text_classifier(path: str | Path, *, name: str = "") -> Model:
         raise NotPossible("a Hugging Face model needs the extra `text`: pip install 'cutaway[text]'.") from fault
     local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet():
+        with quiet():
             config = AutoConfig.from_pretrained(folder, **local)
             _check_architecture(config, folder)
             tokenizer = AutoTokenizer.from_pretrained(folder, **local)
@@ -64,7 +64,7 @@ def text_classifier(path: str | Path, *, name: str = "") -> Model:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and reports of transformers; what matters of them becomes an error or a check."""
     from transformers.utils import logging
 

@@ -8,22 +8,27 @@ weights again.
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cutaway.core.atomic import SHARED, write_bytes
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, unknown_name
 from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.space import Space
-from cutaway.store.atomic import SHARED, write_bytes
 from cutaway.zoo.checkpoints import fill, read_state
+
+Labels = Literal["true", "permuted"]
+# Passes after which our networks know more than 95 % of permuted labels by heart.
+_BY_HEART = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Recipe:
         epochs, batch: Passes over the training data, and how many examples a step sees.
         rate: Highest learning rate; it rises and falls once (one-cycle, AdamW).
         varied: A random change of the inputs that keeps the label true.
+        tokenizer, embedding: Of the model, for text.
     """
 
     name: str
@@ -50,17 +56,23 @@ class Recipe:
     rate: float
     varied: Callable[[Tensor, torch.Generator], Tensor]
     batch: int = 64
+    tokenizer: Callable[[], Any] | None = None
+    embedding: str = ""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A freshly trained model: its network in eval mode, the accuracy on test data, and how it was trained."""
+    """A freshly trained model: its network in eval mode, the accuracy on test data, and how it was trained.
+
+    `learned` is the share of the training labels that it gives back, known where those were permuted.
+    """
 
     recipe: Recipe
     module: nn.Module
     accuracy: float
     seed: int
     epochs: int
+    learned: float | None = None
 
     def save(self, path: str | Path) -> Path:
         """Write the weights, with recipe, seed and accuracy in the file's metadata; whole or not at all."""
@@ -70,28 +82,38 @@ class Trained:
             "epochs": self.epochs,
             "accuracy": round(self.accuracy, 4),
         }
+        if self.learned is not None:
+            about |= {"labels": "permuted", "learned": round(self.learned, 4)}
         # One entry: safetensors writes several in an order that changes from run to run.
         data = safetensors.torch.save(dict(self.module.state_dict()), {"cutaway": json.dumps(about, sort_keys=True)})
         return write_bytes(path, data, ours=b'"cutaway"', mode=SHARED)
 
 
-def train(name: str, *, seed: int = 0, epochs: int | None = None) -> Trained:
-    """Train one of our models from its recipe.
+def train(name: str, *, seed: int = 0, epochs: int | None = None, labels: Labels = "true") -> Trained:
+    """Train one of our models from its recipe, or on permuted labels: then it learns examples by heart, and no rule.
 
     Args:
         name: The model, such as "shapes-cnn".
         seed: Of the first weights and the order of the examples.
-        epochs: Passes over the training data; the recipe's own number by default.
+        epochs: Passes over the training data; the recipe's own number by default, and at least 100 to learn by heart.
+        labels: `permuted` gives the labels out at random among the examples, which then come as they are, unvaried.
     """
     recipe = recipe_of(name)
+    if labels == "permuted":
+        recipe = replace(recipe, varied=lambda x, generator: x, epochs=max(recipe.epochs, _BY_HEART))
     if epochs is not None and epochs < 1:
         raise BadOption(f"expected epochs of 1 or more; got {epochs}.")
     epochs = recipe.epochs if epochs is None else epochs
     data, test = recipe.train(), recipe.test()
+    if labels == "permuted":
+        assert data.labels is not None
+        shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+        data = replace(data, labels=data.labels[shuffled])
     with _alone(seed):
         module = recipe.build()
         _fit(recipe, module, data, torch.Generator().manual_seed(seed), epochs)
-        return Trained(recipe, module, accuracy(module, recipe.space, test), seed, epochs)
+        learned = accuracy(module, recipe.space, data) if labels == "permuted" else None
+        return Trained(recipe, module, accuracy(module, recipe.space, test), seed, epochs, learned)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -112,18 +134,28 @@ def trained(recipe: Recipe, *, weights: str | Path | None = None) -> Model:
         weights: A file that `cutaway train` wrote.
     """
     module = recipe.build()
-    if weights is not None:
-        fill(module, read_state(weights), str(weights))
-    else:
-        with as_file(files("cutaway.zoo") / "weights" / f"{recipe.name}.safetensors") as path:
-            fill(module, read_state(path), path.name)
-    return Model(module.eval(), recipe.space, classes=recipe.classes, name=recipe.name)
+    fill(module, shipped(recipe.name) if weights is None else read_state(weights), str(weights or recipe.name))
+    return Model(
+        module.eval(),
+        recipe.space,
+        classes=recipe.classes,
+        name=recipe.name,
+        tokenizer=recipe.tokenizer() if recipe.tokenizer else None,
+        embedding=recipe.embedding,
+    )
+
+
+def shipped(name: str) -> dict[str, Tensor]:
+    """The weights that come with cutaway."""
+    with as_file(files("cutaway.zoo") / "weights" / f"{name}.safetensors") as path:
+        return read_state(path)
 
 
 @torch.no_grad()
 def accuracy(module: nn.Module, space: Space, data: Examples) -> float:
     """Share of the examples whose highest logit is their label."""
     assert data.labels is not None
+    assert isinstance(data.x, Tensor)
     module.eval()
     right = [
         module(space.normalised(x)).argmax(1) == y for x, y in zip(data.x.split(64), data.labels.split(64), strict=True)
@@ -133,6 +165,7 @@ def accuracy(module: nn.Module, space: Space, data: Examples) -> float:
 
 def _fit(recipe: Recipe, module: nn.Module, data: Examples, generator: torch.Generator, epochs: int) -> None:
     assert data.labels is not None
+    assert isinstance(data.x, Tensor)
     steps = epochs * (len(data) // recipe.batch)
     optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
