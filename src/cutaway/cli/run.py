@@ -1,13 +1,15 @@
 """`cutaway run METHOD`: a command for each method of the catalogue, with its options."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 
-from cutaway.cli.options import examples, show, with_model, with_output
+from cutaway.cli.options import examples, show, whole_set, with_model, with_output, with_text, with_workers
 from cutaway.cli.progress import bars
+from cutaway.core.budget import FORWARDS, limits
 from cutaway.core.catalogue import Method, Option, catalogue, find
 from cutaway.core.model import Model
 from cutaway.core.result import Result
@@ -42,11 +44,21 @@ def run() -> None:
 def command_of(entry: Method) -> click.Command:
     """The command line of a method: what it works on, then its own options."""
 
-    def call(model: Model, x: tuple[str, ...], study: Path, open_it: bool, picture: Path | None, **given: Any) -> None:
+    def call(
+        model: Model,
+        x: tuple[str, ...],
+        text: tuple[str, ...],
+        study: Path,
+        open_it: bool,
+        picture: Path | None,
+        yes: bool,
+        seconds: float,
+        **given: Any,
+    ) -> None:
         kept = Study(study, draw=png_bytes)
         given = {name: value for name, value in given.items() if value is not None}
-        batch: Any = list(x) if model.space.kind == "tokens" else examples(x, model)
-        with bars():
+        batch = whole_set(x) if whole else examples(x, text, model)
+        with bars(), limits(forwards=math.inf if yes else FORWARDS, seconds=seconds):
             result = run_method(entry.name, model, batch, study=kept, **given)
         tell(result, Console())
         key = kept.key_of(result.provenance)
@@ -57,7 +69,8 @@ def command_of(entry: Method) -> click.Command:
         if open_it:
             show(write([result], study / "pages" / f"{key[:12]}.html", overwrite=True))
 
-    command = call
+    whole = "data" in entry.positional
+    command = with_workers(call) if whole else call
     for option in reversed(entry.options):
         command = _option(option)(command)
     if "attribution" in entry.positional:
@@ -69,8 +82,15 @@ def command_of(entry: Method) -> click.Command:
     command = click.option("--picture", type=click.Path(path_type=Path), help="Also draw the result into this PNG.")(
         command
     )
-    about = "Photo, folder, data set (`cutaway data`), or - for standard input; again for more. Text for a text model."
-    command = click.option("--x", required=True, multiple=True, help=about)(with_output(with_model(command)))
+    about = f"Also do what is estimated to take more than {FORWARDS:,} forwards."
+    command = click.option("--yes", is_flag=True, help=about)(command)
+    about = "Stop after so many seconds, where a method can hand back what it has by then."
+    command = click.option("--seconds", type=float, default=math.inf, help=about)(command)
+    about = (
+        "Photo, folder, data set (`cutaway data`), file of texts or rows (.txt, .csv), or - for a photo from standard "
+        "input; again for more."
+    )
+    command = click.option("--x", multiple=True, help=about)(with_text(with_output(with_model(command))))
     return click.command(entry.name.replace("_", "-"), help=_help(entry), short_help=entry.summary)(command)
 
 
@@ -86,6 +106,10 @@ def tell(result: Result, console: Console) -> None:
 
 def _help(entry: Method) -> str:
     example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea"
+    if "data" in entry.positional:
+        example = f"cutaway run {entry.name.replace('_', '-')} --model shapes-cnn --x shapes/test[0:500] --workers 2"
+    if "tokens" in entry.needs:
+        example = f"cutaway run {entry.name.replace('_', '-')} --text 'a gripping , funny film'"
     return f"{entry.summary}\n\nExample: {example}\n\nPython: cutaway.run('{entry.name}', model, x)"
 
 

@@ -12,8 +12,12 @@ from cutaway.core.method import catalogue, find
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution, Result, Table
 from cutaway.core.target import TargetLike
+from cutaway.data import is_name
 from cutaway.data import load as load_data
+from cutaway.data.lazy import opened as open_data
+from cutaway.data.texts import written
 from cutaway.plot import png_bytes
+from cutaway.session.jobs import jobs_run
 from cutaway.store import DamagedResult, Study
 from cutaway.zoo import load as load_model
 
@@ -26,6 +30,8 @@ def run(
     *,
     target: TargetLike | None = None,
     study: Study | str | Path | None = None,
+    workers: int | str = 0,
+    partial: bool = False,
     **options: Any,
 ) -> Result:
     """Run a method by its name.
@@ -38,6 +44,9 @@ def run(
         target: What to explain: a class number or name, a target such as "logit(3) - logit(5)", or one for each input.
             The predicted class if not given.
         study: Keep the result in this folder, and take it from there if it is there already.
+        workers: For methods that look at a whole data set: how many processes share the work (0: this one), `ray` for
+            a Ray cluster on this machine, `ray:HOST:PORT` for another.
+        partial: For those: answer from what an interrupted job in the study has finished.
         options: The method's own options, as values or text.
 
     Returns:
@@ -52,26 +61,35 @@ def run(
         raise BadOption(
             f"{entry.name} makes an explanation and does not examine one; expected {', '.join(entry.positional)}."
         )
-    given = {"model": model, "x": inputs(x, model)} | {
-        k: v for k, v in (("attribution", attribution), ("target", target)) if v is not None
-    }
-    if study is None:
-        return entry.function(**given, **options)
-    kept = study if isinstance(study, Study) else Study(study, draw=png_bytes)
-    with held((), given):
-        call = prepare(entry, (), given | options)
-        found = _kept(kept, kept.key_of(call.about))
-        if found is not None:
-            return found
-        result = perform(call)
-    kept.put(result)
+    whole = {"data": open_data(x, space=model.space)} if "data" in entry.positional else {"x": inputs(x, model)}
+    given = (
+        {"model": model}
+        | whole
+        | {k: v for k, v in (("attribution", attribution), ("target", target)) if v is not None}
+    )
+    kept = study if isinstance(study, Study) or study is None else Study(study, draw=png_bytes)
+    with jobs_run(kept, workers, partial, {"method": name, "options": options, "source": model.source}):
+        if kept is None:
+            return entry.function(**given, **options)
+        with held((), given):
+            call = prepare(entry, (), given | options)
+            found = None if partial else _kept(kept, kept.key_of(call.about))
+            if found is not None:
+                return found
+            result = perform(call)
+    if "coverage" not in result.checks:
+        kept.put(result)
     return result
 
 
 def _kept(study: Study, key: str) -> Result | None:
-    """A result from the study. A damaged one has been set aside: it is made again, and that is said once."""
+    """A result from the study, if it is whole: one that a time limit cut short is made again.
+
+    A damaged one has been set aside. It is made again, too, and that is said once.
+    """
     try:
-        return study.get(key) if study.has(key) else None
+        found = study.get(key) if study.has(key) else None
+        return None if found is None or "partial" in found.checks else found
     except DamagedResult as damage:
         warnings.warn(f"{damage} It is made again.", stacklevel=3)
         return None
@@ -87,10 +105,12 @@ def opened(model: Model | str) -> Model:
 
 
 def inputs(x: Any, model: Model) -> Any:
-    """Inputs for a model, read if they came as a name; text stays text for a model that reads it."""
-    if isinstance(x, str | Path) and model.space.kind != "tokens":
-        return load_data(str(x), space=model.space)
-    return x
+    """Inputs for a model, read if they came as a name; for a model that reads text, any other string is the text."""
+    if not isinstance(x, str | Path):
+        return x
+    if model.space.kind == "tokens" and isinstance(x, str) and not is_name(x):
+        return written(x)
+    return load_data(str(x), space=model.space)
 
 
 def methods(*, room: str | None = None) -> Table:
