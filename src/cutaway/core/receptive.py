@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from cutaway.core.batch import Batch, take
+from cutaway.core.batch import Batch, repeat, take
 from cutaway.core.errors import NotPossible
 from cutaway.core.model import Model
 from cutaway.core.operations import Call, operation_name
@@ -85,7 +85,8 @@ def receptive_field(model: Model, site: Site | str, x: Batch) -> Field:
         NotPossible: The place has no positions that can be traced back to the picture.
     """
     site = Site.of(site).whole
-    row = take(x, slice(0, 1))
+    # Twice: what has a row for each input depends on the input, a constant for all does not.
+    row = repeat(take(x, slice(0, 1)), 2)
     if site == INPUT:
         return Field()
     geometry = _Geometry(tuple(row.shape[1:]) if isinstance(row, Tensor) else ())
