@@ -69,7 +69,7 @@ def _cell(step: Step) -> Callable[..., Any]:
     return cell
 
 
-def _recurrent(step: Step) -> Callable[..., Any]:
+def recurrent(step: Step) -> Callable[..., Any]:
     """A recurrent network over whole sequences, padded or packed."""
 
     def padded(
@@ -180,7 +180,7 @@ def _gated_half(input: Tensor, dim: int = -1) -> Tensor:
 
 
 UNROLLED: dict[str, Callable[..., Any]] = {
-    **{name: _recurrent(step) for name, step in _STEPS.items()},
+    **{name: recurrent(step) for name, step in _STEPS.items()},
     **{f"{name}_cell": _cell(step) for name, step in _STEPS.items()},
     "scaled_dot_product_attention": attention,
     "multi_head_attention_forward": multi_head,

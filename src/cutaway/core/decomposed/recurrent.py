@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutaway.core.decomposed.tensor import Book, Decomposed, decomposed
 from cutaway.core.operations import Call
-from cutaway.core.unrolled import _recurrent
+from cutaway.core.unrolled import recurrent
 
 
 def lstm(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -24,7 +24,7 @@ def lstm(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
     each = len(params) // (layers * (2 if both else 1))
     weights, biases = _without_biases(params, each) if args[at + 1] else (params, {})
     book = next(decomposed(args)).book
-    found: tuple[Tensor, ...] = _recurrent(_step(biases, book))(*args[:at], weights, False, *args[at + 2 :], **kwargs)
+    found: tuple[Tensor, ...] = recurrent(_step(biases, book))(*args[:at], weights, False, *args[at + 2 :], **kwargs)
     return found
 
 
