@@ -8,10 +8,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+import cutaway as ct
 from cutaway import plot
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.result import Attribution, Result, Scores
 from cutaway.plot import style
+from cutaway.plot.attribution import per_place
 
 SCORES = Scores(title="Stability", names=["a"], values=torch.ones(1))
 
@@ -123,3 +125,11 @@ def test_the_descriptions_name_the_extremes():
     sentence = plot.describe(Attribution(values=values, target="logit(3)", unit="logit"))
     assert "from 0 to 3 logit" in sentence
     assert "lower left" in sentence
+
+
+def test_a_map_of_players_shows_each_players_whole_value():
+    model, x = ct.load("shapes-cnn"), ct.data("shapes/test[0]")
+    found = ct.run("exact_shapley", model, x, target=0, features="cells:2")
+    shown = per_place(found, 0)
+    assert torch.allclose(shown, found.extra["whole"][0, 0].double())
+    assert float(shown.abs().max()) > 100 * float(found.values.abs().max())  # of 576 pixels each

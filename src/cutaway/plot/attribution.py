@@ -76,8 +76,14 @@ def per_place(result: Attribution, i: int) -> Tensor:
     """One number per pixel, cell, token or column of the i-th input."""
     kind = kind_of(result)
     if kind == "image":
-        return heat.spatial(result.values[i])
+        return heat.spatial(_of_players(result)[i])
     return tokens.per_token(result, i) if kind == "tokens" else result.values[i].detach().cpu().double().flatten()
+
+
+def _of_players(result: Attribution) -> Tensor:
+    """The values; where a place has only its share of a player's value, the whole of it, which means something."""
+    whole = result.extra.get("whole")
+    return whole if result.players and whole is not None and whole.shape == result.values.shape else result.values
 
 
 def scale_for(result: Attribution, i: int, percentile: float = heat.PERCENTILE) -> heat.Scale:
@@ -130,6 +136,7 @@ def _draw_row(fig: Figure, result: Attribution, i: int, percentile: float, top: 
     cells = (
         f"cells {values.shape[0]}×{values.shape[1]}; " if has_image and values.shape != result.input.shape[-2:] else ""
     )
+    cells += "each place has the value of its whole part; " if _of_players(result) is not result.values else ""
     note(fig, f"{score}{cells}{label(scale.text, 130)}", 0.15, top + tall + 0.06, fontsize=SMALL)
 
 
