@@ -106,6 +106,8 @@ def tell(result: Result, console: Console) -> None:
 
 def _help(entry: Method) -> str:
     example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea"
+    if "board" in entry.needs:
+        example = f"cutaway run {entry.name.replace('_', '-')} --model gomoku --x 'moves:c3 d4 c4'"
     if "data" in entry.positional:
         example = f"cutaway run {entry.name.replace('_', '-')} --model shapes-cnn --x shapes/test[0:500] --workers 2"
     if "tokens" in entry.needs:
