@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from cutaway.core.batch import Batch, repeat, take
+from cutaway.core.batch import Batch, take
 from cutaway.core.errors import NotPossible
 from cutaway.core.model import Model
 from cutaway.core.operations import Call, operation_name
@@ -85,8 +85,7 @@ def receptive_field(model: Model, site: Site | str, x: Batch) -> Field:
         NotPossible: The place has no positions that can be traced back to the picture.
     """
     site = Site.of(site).whole
-    # Twice: what has a row for each input depends on the input, a constant for all does not.
-    row = repeat(take(x, slice(0, 1)), 2)
+    row = take(x, slice(0, 1))
     if site == INPUT:
         return Field()
     geometry = _Geometry(tuple(row.shape[1:]) if isinstance(row, Tensor) else ())
@@ -114,6 +113,7 @@ class _Geometry(TorchFunctionMode):
         self._picture = picture
         # The tensors are held, so that no number of theirs is given to another one meanwhile.
         self._known: dict[int, tuple[Tensor, Field]] = {}
+        self._made: dict[int, Tensor] = {}  # from the picture, in whatever way
 
     def of(self, tensor: Tensor) -> Field | None:
         """The geometry of a tensor, also of a view with the same storage and shape."""
@@ -125,14 +125,22 @@ class _Geometry(TorchFunctionMode):
         is_picture = tensor.ndim == len(self._picture) + 1 and tuple(tensor.shape[1:]) == self._picture
         return Field() if is_picture and tensor.is_floating_point() else None
 
+    def _is_made(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the picture, and is no constant of the network."""
+        return id(tensor) in self._made or self.of(tensor) is not None
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and find where its result looks."""
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = operation_name(func)
-        if not name or not isinstance(result, Tensor) or result.ndim < 3:
+        if not name or not isinstance(result, Tensor):
             return result
-        parts = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        parts = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and self._is_made(t)]
+        if parts:
+            self._made[id(result)] = result
+        if result.ndim < 3:
+            return result
         fields = [(t, field) for t in parts if t.ndim >= 3 and (field := self.of(t)) is not None]
         if fields and (field := _after(Call(name, "", func, args, kwargs), fields, parts, result)) is not None:
             self._known[id(result)] = result, field
@@ -163,10 +171,10 @@ def _lattice(field: Field) -> tuple[float, ...]:
 
 
 def _gated(parts: list[Tensor], result: Tensor) -> bool:
-    """Is there a factor with one position for each input and channel, which was made from the whole picture?"""
+    """Is there a factor with one position per channel, which was made from the whole picture?"""
     if result.shape[-2:] == (1, 1):
         return False
-    return any(t.ndim == result.ndim and t.shape[:1] == result.shape[:1] and t.shape[-2:] == (1, 1) for t in parts)
+    return any(t.ndim == result.ndim and t.shape[-2:] == (1, 1) for t in parts)
 
 
 def _argument(call: Call, name: str, place: int) -> Any:
