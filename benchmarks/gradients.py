@@ -138,9 +138,30 @@ equal(runs["cutaway gradient"].answer, runs["captum Saliency"].answer, tolerance
 found["gradient of 8"] = figures(runs)
 
 layer = "_blocks.15"
+
+
+def floor_of_cam() -> torch.Tensor:
+    """One forward, a backward that ends at the layer, and the weighted sum, enlarged."""
+    found: list[torch.Tensor] = []
+
+    def cut(module: torch.nn.Module, args: object, out: torch.Tensor) -> torch.Tensor:
+        found.append(out.detach().requires_grad_())
+        return found[0].clone()
+
+    handle = net.net.get_submodule(layer).register_forward_hook(cut)
+    try:
+        score = net(x)[0, target]
+    finally:
+        handle.remove()
+    slope = torch.autograd.grad(score, found[0])[0].mean((2, 3), keepdim=True)
+    grid = (slope * found[0].detach()).sum(1, keepdim=True).clamp(min=0)
+    return torch.nn.functional.interpolate(grid, size=x.shape[2:], mode="bilinear")
+
+
 runs = race(
     f"grad-CAM at {layer}",
     [
+        Contender("the passes and the sum, by hand", floor_of_cam),
         Contender(
             "captum LayerGradCam",
             lambda: LayerGradCam(net, model.module.get_submodule(layer)).attribute(x, target=target),
@@ -154,6 +175,9 @@ equal(
     runs["captum LayerGradCam"].answer[:, 0].clamp(min=0),
     tolerance=1e-4,
     what="grad-CAM",
+)
+equal(
+    runs["cutaway grad_cam"].answer.values, runs["the passes and the sum, by hand"].answer, tolerance=1e-5, what="map"
 )
 found["grad_cam"] = figures(runs)
 save(__file__, found)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway.core.errors import BadOption, BadShape, NotPossible, UnknownName
+from cutaway.core.fingerprint import fingerprint
 from cutaway.core.model import Model
 from cutaway.core.space import images, rows
 from cutaway.testing import answers, nets, sequences
@@ -393,6 +394,22 @@ def test_the_fingerprint_follows_new_memory_and_new_modules():
         change()
         seen.add(model.fingerprint)
     assert len(seen) == 5
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_fingerprint_of_an_input_follows_every_change(counted):
+    x = torch.rand(3, 40, 40)
+    again = x.clone()
+    seen = {fingerprint(x)}
+    assert fingerprint(x) == fingerprint(again) in seen
+    inside = x if counted else x.data  # whose version nobody counts
+    inside[0, 0, 0] += 1
+    seen.add(fingerprint(x))
+    inside.copy_(inside.flip(2))
+    seen.add(fingerprint(x))
+    seen |= {fingerprint(x.view(40, 3, 40)), fingerprint(x.view(torch.int32))}
+    assert len(seen) == 5
+    assert fingerprint(again) in seen
 
 
 def test_a_float16_bfloat16_and_scalar_state_has_a_fingerprint():

@@ -1,23 +1,51 @@
 """Hashes of inputs and values, the same on every machine."""
 
 import hashlib
+import operator
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cutaway.core.batch import Batch, flattened, packed
+from cutaway.core.batch import Batch
 from cutaway.core.parts import buffers, parameters, parts
 
 
 def fingerprint(x: Batch) -> str:
     """SHA-256 of shapes, types and values."""
+    return _last.value(x) if isinstance(x, Tensor) else _digest(x)
+
+
+def _digest(x: Batch) -> str:
     digest = hashlib.sha256()
     for name, tensor in [("", x)] if isinstance(x, Tensor) else sorted(x.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(_bytes(tensor).data)
     return digest.hexdigest()
+
+
+class _Last:
+    """The hash of the tensor that was last asked for: one method after the other explains the same photo."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Callable[[], Tensor | None], tuple[Any, ...], str] = (lambda: None, (), "")
+
+    def value(self, x: Tensor) -> str:
+        """As `fingerprint`, taken anew unless it is the same tensor and its checksum and version are what they were."""
+        version = None if x.is_inference() else x._version
+        seen = (version, x.shape, x.dtype, checksum(_bytes(x)))
+        tensor, then, known = self._known
+        if tensor() is x and then == seen and version is not None:
+            return known
+        made = _digest(x)
+        self._known = weakref.ref(x), seen, made
+        return made
+
+
+_last = _Last()
 
 
 def as_text(value: Any) -> Any:
@@ -34,8 +62,8 @@ def as_text(value: Any) -> Any:
     return f"given {fingerprint(ids)[:12]}" if isinstance(ids, Tensor) else str(value)
 
 
-# Tensors up to this many entries are looked at all together.
-_SMALL = 2**13
+# Tensors up to this many bytes are looked at all together.
+_SMALL = 2**15
 # Words of 8 bytes are added up in so many columns: a prime number, so that the rows of no usual layer fall on them.
 _COLUMNS = 509
 
@@ -46,6 +74,7 @@ class StateHash:
     def __init__(self, module: nn.Module) -> None:
         """The hash of `module`."""
         self._module = module
+        self._memory = _Memory()
         self._seen: list[int] = []
         self._hash = ""
 
@@ -53,11 +82,14 @@ class StateHash:
         """SHA-256 of names and values, the same on every machine."""
         modules = parts(self._module)
         tensors = [*parameters(modules), *buffers(modules)]
-        large = [t for t in tensors if t.numel() > _SMALL]
-        small = packed(flattened(t for t in tensors if t.numel() <= _SMALL))
-        # The version alone would miss changes through `.data`.
-        seen = [checksum(_bytes(t)) for t in (*small.values(), *large)]
-        seen += [0 if t.is_inference() else t._version for t in large]
+        small, large = [], []
+        for values, tensor in zip(self._memory.of(tensors), tensors, strict=True):
+            if len(values) <= _SMALL:
+                small.append(values)
+            else:
+                # The version alone would miss changes through `.data`, and the checksum alone a shift by 509 words.
+                large += [checksum(values), 0 if tensor.is_inference() else tensor._version]
+        seen = [*large, *map(len, small), checksum(np.concatenate(small)) if small else 0]
         if seen != self._seen:
             digest = hashlib.sha256()
             for name, t in sorted(self._module.state_dict().items()):
@@ -66,6 +98,27 @@ class StateHash:
                     digest.update(_bytes(t).data)
             self._seen, self._hash = seen, digest.hexdigest()
         return self._hash
+
+
+class _Memory:
+    """The bytes of tensors, which are found once and then read where they are, as long as the tensors stay there."""
+
+    def __init__(self) -> None:
+        self._tensors: list[Tensor] = []
+        self._places: list[tuple[int, torch.Size, tuple[int, ...]]] = []
+        self._found: list[np.ndarray] = []
+        self._stays = False
+
+    def of(self, tensors: list[Tensor]) -> list[np.ndarray]:
+        """What the tensors hold now."""
+        places = [(t.data_ptr(), t.shape, t.stride()) for t in tensors]
+        if self._stays and places == self._places and all(map(operator.is_, tensors, self._tensors)):
+            return self._found
+        found = [_bytes(t) for t in tensors]
+        # What is on another device, or not in a row, was copied: that copy would never change again.
+        self._stays = [a.ctypes.data for a in found if a.size] == [t.data_ptr() for t in tensors if t.numel()]
+        self._tensors, self._places, self._found = tensors, places, found if self._stays else []
+        return found
 
 
 def checksum(data: np.ndarray) -> int:
