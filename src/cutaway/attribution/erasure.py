@@ -118,7 +118,8 @@ def _erased(
     maps, scores, games, falls = [], [], [], []
     for i, game in enumerate(games_of(model, x, target, features, wrt, fill, seed, name)):
         row, aim = take(x, slice(i, i + 1)), target.row(i)
-        fall = game.full - without_each(game, model, row, aim, fill, seed, f"{name} {i + 1} of {size(x)}")
+        rest = without_each(game, model, row, aim, fill, seed, f"{name} {i + 1} of {size(x)}")
+        fall = game.full - rest  # after them: where it can, the whole input runs in a batch with its parts
         falls.append(fall / abs(game.full) if relative and game.full else fall)
         maps.append(game.lay_out(falls[-1]).to(dtype=model.dtype, device=model.device))
         scores.append(game.full)

@@ -41,7 +41,12 @@ def without_each(game: Game, model: Model, row: Batch, target: Target, fill: Fil
     players = torch.arange(len(game))
     boxes = _boxes(game, model, row)
     if boxes is None:
-        return values_of(game, lambda rows: players != players[rows, None], label)
+
+        def without(rows: slice) -> Tensor:
+            coalitions = players != players[rows, None]
+            return game(coalitions) if rows.start else game.with_ends(coalitions)
+
+        return _in_pieces(without, len(game), _TOGETHER, label)
     image, (height, width, tops, lefts) = primary(row), boxes
     gone = admitted(model, row, fill(image, model.space, torch.Generator().manual_seed(seed)))
     ids = game.features.ids.to(image.device)

@@ -10,10 +10,12 @@
     afford(game.forwards(m) * size(x), "name of 16 players")     before the first call; `core.budget`
 
 One game belongs to one input (one row) and one target (`target.row(i)`). Forwards run in bounded chunks through the
-model's cached prefix, so at a layer only what follows it is computed; for up to 16 players no coalition is run twice.
-A random fill is drawn `draws` times, the same for each coalition, and averaged: the game itself is then fixed.
+model's cached prefix, so at a layer only what follows it is computed, and of many coalitions of cells of a picture only
+what follows the first layers (`core.tiles`); for up to 16 players no coalition is run twice. A random fill is drawn
+`draws` times, the same for each coalition, and averaged: the game itself is then fixed.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -29,6 +31,7 @@ from cutaway.core.model import Model
 from cutaway.core.players import FeaturesLike, Place, place_of, players_at
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
+from cutaway.core.tiles import continued, tiles
 from cutaway.core.tokens import without_tokens
 
 _NEUTRAL = neutral()
@@ -37,6 +40,8 @@ _BYTES = 16 * 2**20
 _MOST_ROWS = 256
 # Up to so many players, the value of every coalition that was run is kept.
 _KEPT = 16
+# From so many coalitions at once, it pays to look for a layer that can be put together for any of them.
+_WORTH = 64
 # Draws of a random fill that are averaged.
 DRAWS = 8
 # Fills that say nothing of an activation: they ask for the bounds of the input.
@@ -65,9 +70,10 @@ class Game:
         fill: Fill,
         draws: int = 1,
         absent: Tensor | None = None,
+        shortcut: Callable[[], Score | None] = lambda: None,
     ) -> None:
         self.features, self.place, self.fill, self.draws, self.absent = features, place, fill, draws, absent
-        self._score = score
+        self._score, self._shortcut = score, functools.cache(shortcut)
         owner = place.owner(features)
         self._on = Features(owner, features.names)
         shown = owner.expand(place.shape) if features.units else owner
@@ -122,6 +128,13 @@ class Game:
             self._known[new] = True
         return self._values[codes]
 
+    def with_ends(self, coalitions: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
+        """The values of some coalitions; in the same batch, those of all and of nobody, which are then known."""
+        ends = torch.tensor([[True], [False]]).expand(2, len(self))
+        values = self(torch.cat([coalitions.bool().cpu(), ends]))
+        self._ends = {True: float(values[-2]), False: float(values[-1])}
+        return values[:-2]
+
     def lay_out(self, values: Float[Tensor, "k"]) -> Tensor:
         """The whole value of its player at each entry, (1, ...); 0 where nobody is."""
         return torch.cat([values, values.new_zeros(1)])[self._shown][None]
@@ -148,8 +161,10 @@ class Game:
         step = max(1, min(_MOST_ROWS, _BYTES // (size * self.draws)))
         step = step // 8 * 8 or step
         values = torch.zeros(len(coalitions), dtype=torch.float64)
+        short = self._shortcut() if len(coalitions) >= _WORTH else None
         for start in range(0, len(coalitions), step):
-            values[start : start + step] = self._score(self._on.mask(coalitions[start : start + step]))
+            some = coalitions[start : start + step]
+            values[start : start + step] = short(some) if short else self._score(self._on.mask(some))
         if bad := int((~torch.isfinite(values)).sum()):
             raise NotPossible(f"the target is not finite on {bad} of {len(values)} coalitions of {len(self)} players.")
         return values
@@ -203,7 +218,16 @@ def play(
         trace = model.run(None, read=target.sites, edit={wrt.whole: variants}, prefix=prefix)
         return target(trace).expand(len(variants)).double().view(len(on), draws).mean(1)
 
-    return Game(score, players_at(features, place), place, fill, draws, gone)
+    players = players_at(features, place)
+
+    def shortcut() -> Score | None:
+        if place.kind != "image" or draws > 1 or not isinstance(row, Tensor):
+            return None
+        owner = Features(place.owner(players), players.names)
+        made = tiles(model, row, target, players, gone, lambda some: score(owner.mask(some)).cpu())
+        return made and (lambda some: continued(model, made, some, target))
+
+    return Game(score, players, place, fill, draws, gone, shortcut)
 
 
 def _absent(model: Model, row: Batch, act: Tensor, place: Place, fill: Fill, seed: int, draws: int) -> Tensor:

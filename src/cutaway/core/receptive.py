@@ -8,7 +8,7 @@ stride s, padding p and dilation d turns (step j, first centre c, size r) into
 so that position i of a layer is centred at pixel c + i j of the input, counted from 0, and sees r pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,24 +85,33 @@ def receptive_field(model: Model, site: Site | str, x: Batch) -> Field:
         NotPossible: The place has no positions that can be traced back to the picture.
     """
     site = Site.of(site).whole
-    row = take(x, slice(0, 1))
-    if site == INPUT:
-        return Field()
-    geometry = _Geometry(tuple(row.shape[1:]) if isinstance(row, Tensor) else ())
-    found: list[Field | None] = []
-
-    def look(activation: Tensor) -> Tensor:
-        found.append(geometry.of(activation))
-        return activation
-
-    with geometry:
-        model.run(row, read=[site], edit={site: look})
-    if not found or found[0] is None:
+    found = receptive_fields(model, [site], x)[site]
+    if found is None:
         raise NotPossible(
             f"the positions of {site} in {model.name} cannot be traced back to places of the picture: "
             "somewhere before it they are mixed or laid out anew."
         )
-    return found[0]
+    return found
+
+
+def receptive_fields(model: Model, sites: Sequence[Site], x: Batch) -> dict[Site, Field | None]:
+    """The same for many places, from one forward; None where the positions cannot be traced back."""
+    row = take(x, slice(0, 1))
+    geometry = _Geometry(tuple(row.shape[1:]) if isinstance(row, Tensor) else ())
+    found: dict[Site, Field | None] = {INPUT: Field()} if INPUT in sites else {}
+
+    def look_at(site: Site) -> Callable[[Tensor], Tensor]:
+        def look(activation: Tensor) -> Tensor:
+            found[site] = geometry.of(activation)
+            return activation
+
+        return look
+
+    inside = [site.whole for site in sites if site.whole != INPUT]
+    if inside:
+        with geometry:
+            model.run(row, read=inside, edit={site: look_at(site) for site in inside})
+    return {site: found.get(site) for site in sites}
 
 
 class _Geometry(TorchFunctionMode):
