@@ -14,7 +14,9 @@ from cutaway.testing.nets import seeded
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("largest", "rows"), [(0, 8), (1000, 64), (2**16, 16), (2**17, 8), (5 * 2**20, 4), (20 * 2**20, 1), (2**40, 1)])
+@pytest.mark.parametrize(
+    ("largest", "rows"), [(0, 8), (1000, 64), (2**16, 16), (2**17, 8), (5 * 2**20, 4), (20 * 2**20, 1), (2**40, 1)]
+)
 def test_fewer_inputs_at_once_where_an_activation_is_large(largest, rows):
     assert rows_at_once(CPU, largest) == rows
 

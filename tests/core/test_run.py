@@ -433,3 +433,22 @@ def test_wrappers_are_looked_through():
 def test_what_is_no_module_is_refused():
     with pytest.raises(BadOption, match=r"torch.nn.Module; got function"):
         Model(lambda x: x, rows(4))
+
+
+def test_a_network_at_another_size_counts_with_the_first():
+    model = tiny_model("residual")
+    other = model.at_size(24, 32)
+    assert other.space.shape == (3, 24, 32)
+    assert other.space.mean == model.space.mean
+    before = model.spent["forwards"]
+    assert other.run(torch.rand(2, 3, 24, 32).double(), read=["stem"])["stem"].shape[2:] == (24, 32)
+    assert model.spent["forwards"] == before + 2
+    assert model.at_size(16, 16) is model
+
+
+def test_a_network_at_a_size_that_its_end_refuses_still_runs_up_to_a_layer():
+    model = tiny_model("conv")
+    model.run(model.example(), read=["conv2"])  # how often each module runs is known from here on
+    assert model.at_size(40, 40).run(torch.rand(1, 3, 40, 40).double(), read=["conv2"])["conv2"].shape[2:] == (20, 20)
+    with pytest.raises(RuntimeError):
+        model.at_size(40, 40).run(torch.rand(1, 3, 40, 40).double())

@@ -11,8 +11,9 @@ from torch.testing import assert_close
 
 from cutaway.core.errors import BadOption, BadShape, NotPossible, UnknownName
 from cutaway.core.model import Model
-from cutaway.core.space import rows
-from cutaway.core.target import Target, constant, direction, log_odds, logit, logprob, loss, prob, unit
+from cutaway.core.site import Site
+from cutaway.core.space import images, rows
+from cutaway.core.target import Target, constant, direction, energy, log_odds, logit, logprob, loss, per_row, prob, unit
 from cutaway.testing.models import inputs_for, tiny_model
 
 few = settings(max_examples=15)
@@ -23,6 +24,8 @@ leaf = st.one_of(
     st.builds(lambda f, k: f(k), st.sampled_from([logit, prob, logprob, log_odds, loss]), st.integers(0, 2)),
     st.sampled_from(["act:3", "first:0", "act"]).map(unit),
     st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).filter(any).map(lambda v: direction("act", v)),
+    st.lists(st.floats(-2, 2, width=32), min_size=8, max_size=8).filter(any).map(lambda v: direction("act", v, 1.5)),
+    st.sampled_from(["act:3", "first"]).map(energy),
 )
 scale = st.floats(-9, 9).filter(lambda v: abs(v) > 1e-3) | st.integers(1, 5)
 
@@ -235,3 +238,52 @@ def test_a_unit_is_averaged_over_positions_and_a_direction_has_unit_length():
 def test_only_finite_numbers_join_the_algebra(number):
     with pytest.raises(BadOption, match="number"):
         constant(number)
+
+
+def test_a_direction_with_a_power_counts_positions_by_their_cosine():
+    model = tiny_model("conv")
+    x, v = inputs_for(model, 2), torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0, 1.0]).double()
+    act = model.run(x, read=["conv2"])["conv2"]
+    expected = torch.zeros(2, dtype=torch.float64)
+    for i in range(2):
+        for y in range(act.shape[2]):
+            for z in range(act.shape[3]):
+                a = act[i, :, y, z]
+                along = float(a @ v / v.norm())
+                expected[i] += along * max(0.1, along / float(a.norm())) ** 4 / act[0, 0].numel()
+    assert_close(value(direction("conv2", v, 4), model, x), expected)
+    one = direction("conv2@1,2", v, 4)(model.run(x, read=["conv2"]))
+    along = act[:, :, 1, 2] @ v / v.norm()
+    assert_close(one, along * (along / act[:, :, 1, 2].norm(dim=1)).clamp(min=0.1) ** 4)
+    with pytest.raises(BadOption, match="power"):
+        direction("conv2", v, -1)
+
+
+def test_a_direction_has_a_slope_where_nothing_is_active():
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1, bias=False)).double()
+    model = Model(net, images(4, channels=1), scores="values")
+    slope = model.gradient(torch.zeros(1, 1, 4, 4).double(), direction("0", [1.0, 0.5], 4)).slope
+    assert torch.isfinite(slope).all()
+
+
+def test_energy_is_the_mean_square():
+    model = tiny_model("conv")
+    x = inputs_for(model, 2)
+    act = model.run(x, read=["conv2"])["conv2"]
+    assert_close(value(energy("conv2"), model, x), act.square().mean((1, 2, 3)))
+    assert_close(value(energy("conv2:1"), model, x), act[:, 1].square().mean((1, 2)))
+
+
+def test_many_targets_are_each_computed_on_their_own_row():
+    seen = []
+
+    def spy(k):
+        def look(trace):
+            seen.append((k, len(trace["act"])))
+            return trace["act"][:, k]
+
+        return Target(f"spy {k}", (Site.of("act"),), look)
+
+    found = per_row([spy(k) for k in range(4)])(MODEL.run(X, read=["act"]))
+    assert seen == [(k, 1) for k in range(4)]
+    assert_close(found, MODEL.run(X, read=["act"])["act"].diagonal())

@@ -36,7 +36,9 @@ class Net(nn.Module):
         return scores + x.mean((1, 2, 3))[:, None] if self.way == "around" else scores
 
 
-def game_of(way: str = "plain", features: str = "cells:4", target: Target | int = 1, fill: str = "blur:3") -> games.Game:
+def game_of(
+    way: str = "plain", features: str = "cells:4", target: Target | int = 1, fill: str = "blur:3"
+) -> games.Game:
     model = Model(seeded(lambda: Net(way), seed=3), images(32))
     row = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return play(model, row, Target.of(target, model), features=features, fill=Fill.of(fill))

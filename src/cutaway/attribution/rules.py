@@ -5,20 +5,15 @@ rectifier's own slope, the deconvnet does not. Everything else differentiates as
 the maximum.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
 
-import torch
-from torch import Tensor
-
-from cutaway.attribution.rectifiers import FAMILY, SMOOTH, rectified
 from cutaway.core.batch import Batch
 from cutaway.core.checks import Check
 from cutaway.core.errors import NotPossible
 from cutaway.core.method import method
 from cutaway.core.model import Model
-from cutaway.core.operations import Call, Operation, Rules
+from cutaway.core.positive import Seen, Treatment, guided, positive_rules, straight
+from cutaway.core.rectifiers import FAMILY, SMOOTH
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
@@ -43,7 +38,7 @@ def guided_backprop(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT
 
     Source: Springenberg et al. 2015, section 3.4. Differs: for every operation of the ReLU family, by its own slope.
     """
-    return _ruled(model, x, target, wrt, _guided, "guided_backprop")
+    return _ruled(model, x, target, wrt, guided, "guided_backprop")
 
 
 @method(paper="zeiler2014", laws={"batch_independent", "dummy"}, needs={"gradient", "relu_family"})
@@ -63,41 +58,13 @@ def deconvnet(model: Model, x: Batch, target: Target, *, wrt: Site = INPUT) -> A
     Source: Zeiler and Fergus 2014, section 2.1. Differs: biases play no part and normalisation layers use their own
     slope.
     """
-    return _ruled(model, x, target, wrt, _straight, "deconvnet")
-
-
-# From what goes into a rectifier, how to run it, and whom to tell when a signal comes back, to what comes out of it.
-Treatment = Callable[[Tensor, Callable[[], Tensor], Callable[[], None]], Tensor]
-
-
-class _Seen:
-    """What the rules met. Forwards are told apart by the model's own count, since a batch may take several.
-
-    Attributes:
-        met: Rectifiers that ran.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._treated: dict[int, list[Operation]] = defaultdict(list)
-        self.met: set[Operation] = set()
-
-    def passed(self, operation: Operation) -> None:
-        """A signal came back through a rectifier. Those after the target never see one."""
-        self._treated[self._model.spent["forwards"]].append(operation)
-
-    @property
-    def treated(self) -> list[Operation]:
-        """The operations that a signal passed, for the last forward."""
-        return self._treated[max(self._treated)] if self._treated else []
+    return _ruled(model, x, target, wrt, straight, "deconvnet")
 
 
 def _ruled(model: Model, x: Batch, target: Target, wrt: Site, treatment: Treatment, name: str) -> Attribution:
     """The gradient under a treatment of the rectifiers."""
-    seen = _Seen(model)
-    rule = _rule(treatment, seen)
-    rules: Rules = dict.fromkeys(FAMILY, rule)
-    score, _, slope = model.gradient(x, target, wrt=wrt, rules=rules)
+    seen = Seen(model)
+    score, _, slope = model.gradient(x, target, wrt=wrt, rules=positive_rules(treatment, seen))
     if not seen.met:
         _refuse_without_rectifiers(model, x, name)
     return Attribution(
@@ -108,49 +75,6 @@ def _ruled(model: Model, x: Batch, target: Target, wrt: Site, treatment: Treatme
         score=score,
         checks=_checks(seen, target, wrt),
     )
-
-
-def _rule(treatment: Treatment, seen: _Seen) -> Callable[[Call], Any]:
-    def rule(call: Call) -> Any:
-        found = rectified(call)
-        if found is None:
-            return NotImplemented
-        operation = Operation(found.name, call.site)
-        seen.met.add(operation)
-        if not found.x.requires_grad:
-            return NotImplemented
-        return call.deliver(treatment(found.x, found.run, lambda: seen.passed(operation)))
-
-    return rule
-
-
-def _guided(x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
-    y = run()
-
-    def positive(signal: Tensor) -> Tensor:
-        passed()
-        return signal.clamp(min=0)
-
-    y.register_hook(positive)
-    return y
-
-
-def _straight(x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
-    return _PositivePassed.apply(x, run, passed)
-
-
-class _PositivePassed(torch.autograd.Function):
-    """Any function of x whose backward passes the positive part of the signal unchanged."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, run: Callable[[], Tensor], passed: Callable[[], None]) -> Tensor:
-        ctx.passed = passed
-        return run()
-
-    @staticmethod
-    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor, None, None]:
-        ctx.passed()
-        return signal.clamp(min=0), None, None
 
 
 def _refuse_without_rectifiers(model: Model, x: Batch, name: str) -> None:
@@ -167,7 +91,7 @@ def _refuse_without_rectifiers(model: Model, x: Batch, name: str) -> None:
         )
 
 
-def _checks(seen: _Seen, target: Target, wrt: Site) -> dict[str, Check]:
+def _checks(seen: Seen, target: Target, wrt: Site) -> dict[str, Check]:
     treated = Counter(operation.name for operation in seen.treated)
     count = sum(treated.values())
     if not treated:

@@ -136,9 +136,10 @@ def _sum(a: Cost, b: Cost) -> Cost:
 def _refuse_other_kinds(entry: Method, model: Model) -> None:
     """A method for images cannot take rows: say so before anything is tried."""
     wanted = {"image": "images", "tokens": "text", "row": "rows of a table"}
-    for need in entry.needs:
-        if need in wanted and model.space.kind != need:
-            raise NotPossible(f"{entry.name} works on {wanted[need]}; {model.name} takes {model.space.describe()}.")
+    kinds = [need for need in entry.needs if need in wanted]
+    if kinds and model.space.kind not in kinds:
+        fitting = " or ".join(wanted[kind] for kind in kinds)
+        raise NotPossible(f"{entry.name} works on {fitting}; {model.name} takes {model.space.describe()}.")
 
 
 def _before_and_after(given: dict[str, Any], arguments: dict[str, Any]) -> tuple[Any, Any]:
@@ -169,6 +170,7 @@ def _bound(entry: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
     if len(args) > len(entry.positional):
         raise BadOption(f"{entry.name} takes {', '.join(entry.positional)}; got {len(args)} positional arguments.")
     given = dict(zip(entry.positional, args, strict=False)) | kwargs
+    given = {name: value for name, value in given.items() if value is not None or name not in entry.optional}
     options = {option.name for option in entry.options}
     extra = {"target"} if "attribution" in entry.positional else set()
     for name in given:
@@ -176,12 +178,15 @@ def _bound(entry: Method, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict
             raise unknown_name(
                 f"option of {entry.name} called", name, sorted(options), "`cutaway run METHOD --help` lists all."
             )
-    missing = [p for p in entry.positional if p not in given and p not in ("target", "attribution")]
+    dispensable = ("target", "attribution", *entry.optional)
+    missing = [p for p in entry.positional if p not in given and p not in dispensable]
     if missing:
         raise BadOption(f"{entry.name} needs {missing[0]}; call {entry.name}({', '.join(entry.positional)}, ...).")
     if "region" in options and isinstance(given.get("x"), Examples) and given["x"].masks is not None:
         # Examples know their regions; a method that asks for one gets theirs unless it was given another.
         given.setdefault("region", given["x"].masks)
+    if "labels" in options and isinstance(given.get("x"), Examples) and given["x"].labels is not None:
+        given.setdefault("labels", given["x"].labels)
     hints = _hints(inspect.unwrap(entry.function))
     return {
         name: read_option(entry, name, value, hints.get(name)) if name in options else value
@@ -219,6 +224,8 @@ def _readied(entry: Method, model: Model | None, given: dict[str, Any]) -> tuple
 
 def _whole_set(entry: Method, model: Model | None, data: Any) -> Dataset:
     """A data set, from what can be cut into slices of examples; a batch is one, once it has come through the door."""
+    if isinstance(data, list | tuple) and data and all(isinstance(text, str) for text in data):
+        data = Examples(x=list(data), names=[str(i) for i in range(len(data))])
     if model is not None and not isinstance(data, str) and not hasattr(data, "fingerprint"):
         x = model.inputs(data)
         data = Examples(x=x, names=[str(i) for i in range(len(x))]) if isinstance(x, Tensor) else data
@@ -283,7 +290,7 @@ def _attribution(model: Model, x: Batch, target: Target | None, what: Any) -> At
             raise BadShape(f"expected an attribution of these {size(x)} inputs; got one of {len(what.values)}.")
         return what
     if callable(what):
-        return _made_by(what, model, x, target)
+        return made_by(what, model, x, target)
     if what is not None and not isinstance(what, str):
         raise BadOption(
             "expected an Attribution, the name of a method, or a function of (model, x, target); "
@@ -295,7 +302,7 @@ def _attribution(model: Model, x: Batch, target: Target | None, what: Any) -> At
     return result
 
 
-def _made_by(function: Callable[..., Any], model: Model, x: Batch, target: Target | None) -> Attribution:
+def made_by(function: Callable[..., Any], model: Model, x: Batch, target: Target | None) -> Attribution:
     """An attribution by a user's own function, which goes with it so that it can be made again."""
 
     def explain(model: Model, x: Batch, target: Target | None) -> Attribution:
@@ -355,10 +362,10 @@ def _common_checks(model: Model, steady: bool) -> dict[str, Check]:
 
 def _refuse_non_finite(entry: Method, model: Model, x: Batch | None, result: Result) -> None:
     for name, tensor in result.arrays().items():
-        # Undefined entries of a table of pairs are data; anywhere else they are a fault.
+        # Undefined entries of tables, curves and scores are data; anywhere else they are a fault.
         if (
             tensor.is_floating_point()
-            and result.__class__.__name__ not in ("Matrix", "Curve", "Scores")
+            and result.__class__.__name__ not in ("Matrix", "Curve", "Scores", "Table")
             and not is_finite(tensor)
         ):
             raise NotPossible(f"{entry.name} gave values that are not finite in {name!r}: {first_overflow(model, x)}.")

@@ -65,6 +65,7 @@ class Method:
         needs: What it asks of a model or input: "gradient", "image".
         quick: Options for a rough answer at a fraction of the cost, for tests that run the method many times.
         function: The decorated function.
+        optional: What it works on if that is given, and can do without.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Method:
     needs: tuple[str, ...]
     quick: Mapping[str, Any]
     function: Callable[..., Result]
+    optional: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The entry as data."""

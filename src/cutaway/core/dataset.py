@@ -34,6 +34,11 @@ class Dataset(Protocol):
     def __getitem__(self, index: slice, /) -> "Examples": ...
 
 
+def first(data: Dataset) -> "Examples":
+    """The first example that can be read: files before it may be broken and left out. Empty if there is none."""
+    return next((part for i in range(len(data)) if len(part := data[i : i + 1])), data[0:1])
+
+
 @dataclass(frozen=True)
 class Examples:
     """Inputs in memory, with their names, labels and concept masks. Slicing keeps all of them together.
@@ -49,6 +54,7 @@ class Examples:
         ids: The number of each in the set that it was read from, where some were left out; None for 0, 1, 2, ...
         concepts: What is where, by category: (n, layers, height, width) whole numbers that point into `concept_names`;
             0 for nothing, -1 throughout an input where the category was not annotated. Layers hold several at once.
+            Of texts: (n, layers, 1, words between spaces), 0 beyond the end.
         concept_names: Names by category; the first, of number 0, stands for nothing.
     """
 

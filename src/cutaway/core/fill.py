@@ -21,7 +21,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
 
 import torch
@@ -45,12 +45,14 @@ class Fill:
         function: (x, space, generator) to a tensor like x.
         random: True if two draws differ.
         of_tokens: True if it changes the tokens of a text, which only `core.game` can do.
+        each: The values that were given, one for each input of a batch; None for a fill that fits any input.
     """
 
     text: str
     function: FillFunction
     random: bool = False
     of_tokens: bool = False
+    each: Tensor | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, what: FillLike) -> "Fill":
@@ -78,6 +80,10 @@ class Fill:
             return _FILLS[name](*numbers)
         except (TypeError, ValueError):
             raise BadOption(f"expected numbers that {name!r} can take; got {what!r}. Example: blur:5.") from None
+
+    def row(self, i: int, count: int) -> "Fill":
+        """The fill for one input out of so many, where one was given for each."""
+        return self if self.each is None or count == 1 or len(self.each) != count else given(self.each[i : i + 1])
 
     def __call__(self, x: Tensor, space: Space, generator: torch.Generator | None = None) -> Tensor:
         """The replacement of `x`, of the same shape, dtype and device.
@@ -245,7 +251,7 @@ def given(values: Tensor) -> Fill:
         rows = values if values.ndim == x.ndim else values[None]
         return _inside(rows.to(x), x, space, "given")
 
-    return Fill("given", function)
+    return Fill("given", function, each=values)
 
 
 def _inside(values: Tensor, x: Tensor, space: Space, text: str) -> Tensor:

@@ -3,14 +3,17 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import nn
 
-from cutaway.core.batch import select
+from cutaway.core.batch import Batch, select
 from cutaway.core.errors import BadShape, NotPossible
 from cutaway.core.site import Site
 from cutaway.core.taps import batch_axis, batch_second
+
+if TYPE_CHECKING:
+    from cutaway.core.model import Model
 
 
 class Layer(NamedTuple):
@@ -70,3 +73,17 @@ def watched(root: nn.Module) -> Iterator[Watch]:
         for handle in watch.hooks():
             handles.callback(handle.remove)
         yield watch
+
+
+def last_with_positions(model: "Model", row: Batch) -> Site:
+    """The last layer in the order of the modules with at least 2 x 2 positions; the last one of all if there is none.
+
+    Raises:
+        BadShape: The network has no layer with units.
+    """
+    layers = [layer for layer in model.layers(row) if layer.shape is not None and layer.calls == 1 and layer.site]
+    wide = [layer for layer in layers if len(layer.shape or ()) == 3 and min((layer.shape or ())[1:]) > 1]
+    flat = [layer for layer in layers if len(layer.shape or ()) in (1, 3)]
+    if not wide and not flat:
+        raise BadShape(f"{model.name} has no layer with units, (n, units) or (n, units, height, width).")
+    return Site.of((wide or flat)[-1].site)

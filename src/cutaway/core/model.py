@@ -2,10 +2,12 @@
 
 import contextlib
 import itertools
+import math
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +18,14 @@ from cutaway.core.borrow import borrowed
 from cutaway.core.classes import class_index
 from cutaway.core.decomposed.run import Parts, decomposed_run
 from cutaway.core.decomposed.tensor import Gap, How
-from cutaway.core.door import admitted
+from cutaway.core.door import admitted, is_finite
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fingerprint import StateHash
 from cutaway.core.layers import Layer, watched
 from cutaway.core.operations import Census, Operation, Places, Rules, UnderRules
 from cutaway.core.overflow import first_overflow
 from cutaway.core.patched import Patched
+from cutaway.core.recipe import Recipe
 from cutaway.core.replay import Recorder
 from cutaway.core.runner import Plan, Prefix, Runner
 from cutaway.core.site import INPUT, OUTPUT, Site
@@ -82,6 +85,7 @@ class Model:
             raise BadOption(f"expected a torch.nn.Module; got {type(module).__name__}.")
         self.notes: list[str] = []
         self.source: dict[str, Any] = {}  # what `cutaway.load` was called with, if it made this
+        self.recipe: Recipe | None = None  # how it was trained, for methods that train it again
         self.module = self._unwrapped(module)
         self.space = space
         self.classes = tuple(classes) if classes is not None else None
@@ -126,6 +130,11 @@ class Model:
     def is_scripted(self) -> bool:
         """True for a TorchScript module, which takes no hooks."""
         return self._runner.is_scripted
+
+    @property
+    def output(self) -> str:
+        """Which part of what the network gives is its output, where there are several."""
+        return "/".join(self._runner.output)
 
     @property
     def spent(self) -> Counter[str]:
@@ -190,6 +199,19 @@ class Model:
         other._runner.spent = self.spent
         return other
 
+    def at_size(self, height: int, width: int) -> "Model":
+        """The same network on images of another size; whether it takes them, a run will tell.
+
+        What it spends is counted here, too, and what was learned about the network stays known.
+        """
+        if self.space.shape[1:] == (height, width):
+            return self
+        space = replace(self.space, shape=(self.space.shape[0], height, width))
+        other = Model(self.module, **{**self._described(), "space": space})
+        own = [size or 64 for size in self.space.shape[1:]]
+        other._runner.learn(self._runner, height * width / math.prod(own), self._batch_size)
+        return other
+
     def __reduce__(self) -> tuple[Callable[..., "Model"], tuple[Any, ...]]:
         """For another process of the same user: network and description, without what was learned while running."""
         return _described_by, (self.module, self._described(), self.source, self.notes)
@@ -200,7 +222,7 @@ class Model:
             "space": self.space,
             "classes": self.classes,
             "name": self.name,
-            "output": "/".join(self._runner.output),
+            "output": self.output,
             "scores": self.scores,
             "tokenizer": self.tokenizer,
             "embedding": str(self._runner.embedding or ""),
@@ -316,7 +338,9 @@ class Model:
             parts = list(self._runner.chunks(plan.rows, chunk))
         return Gradient(*(join([part[k] for part in parts]).contiguous() for k in range(3)))
 
-    def decomposed(self, x: Any, masks: Tensor, *, read: Sites = (OUTPUT,), how: How = _HOW) -> Parts:
+    def decomposed(
+        self, x: Any, masks: Tensor, *, read: Sites = (OUTPUT,), how: How = _HOW, wrt: Site = INPUT
+    ) -> Parts:
         """Run one input as the sum of what comes from a group of its entries and the rest, once for each group.
 
         Args:
@@ -325,6 +349,7 @@ class Model:
                 for an image, (k, columns) for a row, (k, tokens, 1) for the embedding of a text.
             read: Places to read.
             how: Choices between published rules.
+            wrt: Where the entries are: the input, or a whole layer, whose activation the masks then fit.
 
         Raises:
             BadShape: More than one input.
@@ -335,7 +360,7 @@ class Model:
             raise BadShape(f"expected one input to decompose; got {size(batch)}.")
 
         def chunk(rows: slice) -> tuple[dict[Site, Any], Gap]:
-            return decomposed_run(self._runner, batch, masks[rows], wanted, how)
+            return decomposed_run(self._runner, batch, masks[rows], wanted, how, wrt)
 
         with self.borrow():
             runs = list(self._runner.chunks(len(masks), chunk))
@@ -421,7 +446,7 @@ class Model:
         score = score.expand(len(leaf))
         if not score.requires_grad:
             raise NotPossible(f"{target} does not depend on {site} in {self.name} in a way that can be differentiated.")
-        if not torch.isfinite(score).all():
+        if not is_finite(score):
             # Its slope may well be finite, and would look like an answer.
             where = first_overflow(self, take(plan.x, rows) if plan.prefix is None else plan.x)
             raise NotPossible(f"{target} is not finite on this input of {self.name}: {where}.")

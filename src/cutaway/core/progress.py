@@ -7,8 +7,10 @@ server listens with `reporting`. Without a listener nothing is printed. A listen
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
+
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -21,11 +23,13 @@ class Progress:
         label: What is being done, in a word or two.
         done: Steps finished.
         total: Steps in all; None where nobody knows.
+        pictures: Gives what there is to see so far, (n, channels, height, width) in [0, 1]; None if there is nothing.
     """
 
     label: str
     done: int
     total: int | None
+    pictures: Callable[[], Tensor] | None = field(default=None, compare=False)
 
 
 Reporter = Callable[[Progress], None]
@@ -42,22 +46,30 @@ def reporting(reporter: Reporter) -> Iterator[None]:
         _reporter.reset(token)
 
 
-def report(label: str, done: int, total: int | None = None) -> None:
+def is_heard() -> bool:
+    """Whether somebody listens."""
+    return _reporter.get() is not None
+
+
+def report(label: str, done: int, total: int | None = None, pictures: Callable[[], Tensor] | None = None) -> None:
     """Tell the listener, if there is one, how far the work is."""
     if (reporter := _reporter.get()) is not None:
-        reporter(Progress(label, done, total))
+        reporter(Progress(label, done, total, pictures))
 
 
-def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, total: int | None = None, pictures: Callable[[], Tensor] | None = None
+) -> Iterator[T]:
     """Yield the items and report after each.
 
     Args:
         label: What is being done.
         total: How many there are, if `items` cannot say.
+        pictures: Gives what there is to see so far; it is called only by listeners that show it.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    report(label, 0, total)
+    report(label, 0, total, pictures)
     for done, item in enumerate(items, start=1):
         yield item
-        report(label, done, total)
+        report(label, done, total, pictures)

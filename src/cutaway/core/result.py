@@ -117,7 +117,7 @@ class Result:
             if f.name == "provenance":
                 data[f.name] = value.as_json()
             elif f.name == "checks":
-                data[f.name] = {k: {"text": str(c), "status": c.status, "value": c.value} for k, c in value.items()}
+                data[f.name] = {k: c.as_json() for k, c in value.items()}
             elif isinstance(value, Mapping):
                 data[f.name] = {k: v for k, v in value.items() if not isinstance(v, Tensor)}
             elif not isinstance(value, Tensor):
@@ -129,7 +129,7 @@ class Result:
         """The inverse of `as_json` and `arrays`."""
         values: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in data.items() if k != "shape"}
         values["provenance"] = Provenance.from_json(values["provenance"])
-        values["checks"] = {k: Check(c["text"], c["status"], c["value"]) for k, c in values["checks"].items()}
+        values["checks"] = {k: Check.from_json(c) for k, c in values["checks"].items()}
         for name, tensor in arrays.items():
             head, _, key = name.partition("/")
             if key:
@@ -271,11 +271,15 @@ class Table(Result):
     Attributes:
         columns: Column names with units.
         rows: One list per row, of strings, numbers, booleans and None.
+        tally: How many rows are of each kind, where they have kinds; drawn as bars above the rows.
+        tally_label: What is counted there.
         extra: Tensors that belong to the rows (inputs that were made), by name.
     """
 
     columns: list[str]
     rows: list[list[Any]]
+    tally: Mapping[str, int] = field(default_factory=dict)
+    tally_label: str = ""
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -317,12 +321,14 @@ class Points(Result):
         names: One per point.
         groups: One label per point, for colour; empty for one colour.
         axes: A name per dimension.
+        joined: Groups whose points are steps of one thing, joined by a line in their order.
     """
 
     positions: Tensor
     names: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     axes: list[str] = field(default_factory=list)
+    joined: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,11 +339,15 @@ class Pictures(Result):
         images: (n, 3, height, width), in [0, 1].
         captions: One per image.
         columns: Pictures per line; 0 lets the page choose.
+        headings: One above each line of pictures; empty for none.
+        extra: The numbers behind the pictures, by name.
     """
 
     images: Tensor
     captions: list[str]
     columns: int = 0
+    headings: list[str] = field(default_factory=list)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ def describe(function: Callable[..., Result], paper: str, laws: tuple[str, ...],
         needs=needs,
         quick={},
         function=function,
+        optional=tuple(name for name in positional if signature.parameters[name].default is None),
     )
 
 

@@ -5,6 +5,8 @@ logit(3) - logit(5)      why class 3 rather than 5
 prob(3)  logprob(3)      probability and its logarithm; log_odds(3) is log p / (1 - p), which does not saturate
 unit("conv3:12")         a unit, averaged over its positions
 direction("conv3", v)    the activation along a vector, averaged over positions
+direction("conv3", v, 4) the same times the 4th power of its cosine, so that it must point there, too
+energy("conv3")          the mean square of an activation: whatever a layer sees, more of it
 loss(3)                  cross-entropy with label 3
 """
 
@@ -23,6 +25,9 @@ from cutaway.core.checks import shortest
 from cutaway.core.errors import BadOption, BadShape, unknown_name
 from cutaway.core.site import OUTPUT, Site, unit_axis
 from cutaway.core.trace import Trace
+
+# Below it, a direction with a power of its cosine has still some slope towards it.
+_LEAST_COSINE = 0.1
 
 Class = int | str
 TargetLike = Union["Target", str, int, Sequence[Union["Target", str, int]], Tensor]
@@ -182,13 +187,30 @@ def unit(site: Site | str) -> Target:
     return Target(f'unit("{place}")', (place.whole,), value)
 
 
-def direction(site: Site | str, vector: Sequence[float] | Tensor) -> Target:
-    """The activation along a vector of unit length, averaged over positions: mean of (a . v) / |v|."""
+def energy(site: Site | str) -> Target:
+    """The mean square of an activation: of a layer, a channel, or a position."""
+    place = Site.of(site)
+
+    def value(trace: Trace) -> Tensor:
+        square = trace[place].square()
+        return square.flatten(1).mean(1) if square.ndim > 1 else square
+
+    return Target(f'energy("{place}")', (place.whole,), value)
+
+
+def direction(site: Site | str, vector: Sequence[float] | Tensor, power: float = 0) -> Target:
+    """The activation along a vector of unit length, averaged over positions: mean of (a . v) / |v|.
+
+    With a power, each position counts by its cosine: mean of (a . v) / |v| * max(0.1, cos(a, v)) ** power.
+    """
     place = Site.of(site)
     v = torch.as_tensor(vector)
     if v.ndim != 1 or not v.any():
         raise BadOption(f"expected a direction other than 0, such as [0.5, -1]; got {vector!r}.")
+    if isinstance(power, bool) or not isinstance(power, int | float) or not 0 <= power < math.inf:
+        raise BadOption(f"expected a power of the cosine from 0; got {power!r}.")
     text = ", ".join(f"{a + 0.0:.9g}" for a in v.tolist())  # + 0.0: no minus zero
+    more = f", {shortest(power)}" if power else ""
 
     def value(trace: Trace) -> Tensor:
         act = trace[place]
@@ -196,9 +218,13 @@ def direction(site: Site | str, vector: Sequence[float] | Tensor) -> Target:
         if act.shape[-1] != len(v):
             raise BadShape(f"expected a direction of length {act.shape[-1]} at {place}; got {len(v)}.")
         along: Tensor = act @ (v / v.norm()).to(act)
+        if power:
+            # A square root has no slope at 0, where an activation without entries is.
+            length = act.square().sum(-1).clamp(min=torch.finfo(act.dtype).tiny).sqrt()
+            along = along * (along / length).clamp(min=_LEAST_COSINE) ** power
         return along.flatten(1).mean(1) if along.ndim > 1 else along
 
-    return Target(f'direction("{place}", [{text}])', (place.whole,), value)
+    return Target(f'direction("{place}", [{text}]{more})', (place.whole,), value)
 
 
 def constant(number: float) -> Target:
@@ -219,11 +245,14 @@ def per_row(targets: Sequence[Target]) -> Target:
     sites = tuple(dict.fromkeys(s for t in rows for s in t.sites))
 
     def value(trace: Trace) -> Tensor:
-        distinct = {t.text: t(trace) for t in rows}
-        for found in distinct.values():
-            if found.ndim and len(found) != len(rows):
-                raise BadShape(f"expected one target for each of {len(found)} inputs; got {len(rows)} targets.")
-        return torch.stack([distinct[t.text].expand(len(rows))[i] for i, t in enumerate(rows)])
+        alike = len({t.text for t in rows}) == 1
+        parts = [trace] if alike else trace.rows() or [trace] * len(rows)
+        # Each on its own row alone: so many targets cost as much as one, forwards and backwards.
+        found = rows[0](trace) if alike else torch.cat([t(part).view(1) for t, part in zip(rows, parts, strict=False)])
+        given = len(parts) if not alike else len(found) if found.ndim else len(rows)
+        if given != len(rows):
+            raise BadShape(f"expected one target for each of {given} inputs; got {len(rows)} targets.")
+        return found.expand(len(rows))
 
     text = "[" + ", ".join(t.text for t in rows) + "]"
     return Target(text, sites, value, tuple(c for t in rows for c in t.classes), rows)
@@ -289,7 +318,7 @@ def _rank(text: str) -> int:
 
 
 _WORDS: dict[str, Callable[..., Target]] = {
-    f.__name__: f for f in (logit, prob, logprob, log_odds, loss, unit, direction)
+    f.__name__: f for f in (logit, prob, logprob, log_odds, loss, unit, direction, energy)
 }
 
 

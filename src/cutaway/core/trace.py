@@ -61,6 +61,13 @@ class Trace(Mapping[Site, Tensor]):
         leaves = {site: t.detach().requires_grad_(t.is_floating_point()) for site, t in self._found.items()}
         return Trace(leaves, self._modules, self._scores, self._class_index, self._named)
 
+    def rows(self) -> "list[Trace]":
+        """A trace for each input, with one row."""
+        parts = {site: torch.split(t, 1) for site, t in self._found.items()}
+        count = min((len(p) for p in parts.values()), default=0)
+        about = (self._modules, self._scores, self._class_index, self._named)
+        return [Trace({site: p[i] for site, p in parts.items()}, *about) for i in range(count)]
+
     @property
     def output(self) -> Tensor:
         """The model's output tensor: logits for most classifiers."""

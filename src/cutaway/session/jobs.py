@@ -13,7 +13,7 @@ from cutaway.core.errors import BadOption, NotPossible, unknown_name
 from cutaway.core.result import Result, Table
 from cutaway.engine.cluster import cluster
 from cutaway.engine.execution import Execution, Executor, executing, here
-from cutaway.engine.folder import BAD, MANIFEST, PARTS, is_at_work
+from cutaway.engine.folder import BAD, MANIFEST, finished, is_at_work
 from cutaway.engine.folder import cancel as ask_to_stop
 from cutaway.engine.local import processes
 from cutaway.store import Study
@@ -28,7 +28,8 @@ def jobs_run(study: Study | None, workers: int | str, partial: bool, recipe: Map
     with contextlib.ExitStack() as stack:
         folder = Path(study.path) / JOBS if study is not None else None
         if folder is None and executor is not here:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cutaway-")))
+            with atomic.explained("make a temporary folder"):
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cutaway-")))
         stack.enter_context(executing(Execution(executor, folder, partial, recipe)))
         yield
 
@@ -55,7 +56,7 @@ def jobs(study: str | Path) -> Table:
     rows = []
     for path in _folders(study):
         about = _about(path)
-        done, shards = len({p.name[:6] for p in (path / PARTS).glob("*.safetensors")}), len(about["shards"])
+        done, shards = len(finished(path)), len(about["shards"])
         state = "running" if is_at_work(path) else "finished" if done >= shards else "stopped"
         bad = len(list((path / BAD).glob("*"))) if (path / BAD).is_dir() else 0
         rows.append([path.name[:12], about["label"], about["model"], about["data"], f"{done} of {shards}", state, bad])

@@ -8,7 +8,7 @@ from torch import nn
 
 from cutaway.core.call import held, perform, prepare
 from cutaway.core.errors import BadOption
-from cutaway.core.method import catalogue, find
+from cutaway.core.method import Method, catalogue, find
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution, Result, Table
 from cutaway.core.target import TargetLike
@@ -17,6 +17,7 @@ from cutaway.data import load as load_data
 from cutaway.data.lazy import opened as open_data
 from cutaway.data.texts import written
 from cutaway.plot import png_bytes
+from cutaway.plot.live import in_notebook
 from cutaway.session.jobs import jobs_run
 from cutaway.store import DamagedResult, Study
 from cutaway.zoo import load as load_model
@@ -25,7 +26,7 @@ from cutaway.zoo import load as load_model
 def run(
     name: str,
     model: Model | str,
-    x: Any,
+    x: Any = None,
     attribution: Attribution | str | None = None,
     *,
     target: TargetLike | None = None,
@@ -39,7 +40,7 @@ def run(
     Args:
         name: As `cutaway methods` lists it; `-` and `_` are the same.
         model: A `Model`, or what `cutaway.load` takes.
-        x: Inputs, or what `cutaway.data` takes.
+        x: Inputs, or what `cutaway.data` takes; some methods can do without.
         attribution: For methods that examine an explanation: that one, or the name of the method that makes it.
         target: What to explain: a class number or name, a target such as "logit(3) - logit(5)", or one for each input.
             The predicted class if not given.
@@ -47,7 +48,7 @@ def run(
         workers: For methods that look at a whole data set: how many processes share the work (0: this one), `ray` for
             a Ray cluster on this machine, `ray:HOST:PORT` for another.
         partial: For those: answer from what an interrupted job in the study has finished.
-        options: The method's own options, as values or text.
+        options: The method's own options, as values or text; for a method of inputs and a data set, also `data`.
 
     Returns:
         The method's result.
@@ -61,14 +62,16 @@ def run(
         raise BadOption(
             f"{entry.name} makes an explanation and does not examine one; expected {', '.join(entry.positional)}."
         )
-    whole = {"data": open_data(x, space=model.space)} if "data" in entry.positional else {"x": inputs(x, model)}
     given = (
         {"model": model}
-        | whole
+        | _material(entry, model, x)
         | {k: v for k, v in (("attribution", attribution), ("target", target)) if v is not None}
     )
+    if isinstance(options.get("data"), str) and "data" in entry.positional:  # beside x
+        options["data"] = open_data(options["data"], space=model.space)
     kept = study if isinstance(study, Study) or study is None else Study(study, draw=png_bytes)
-    with jobs_run(kept, workers, partial, {"method": name, "options": options, "source": model.source}):
+    job = {"method": name, "options": options, "source": model.source}
+    with in_notebook(), jobs_run(kept, workers, partial, job):
         if kept is None:
             return entry.function(**given, **options)
         with held((), given):
@@ -80,6 +83,14 @@ def run(
     if "coverage" not in result.checks:
         kept.put(result)
     return result
+
+
+def _material(entry: Method, model: Model, x: Any) -> dict[str, Any]:
+    """What the method works on beside the model."""
+    if x is None:
+        return {}
+    whole = "data" in entry.positional and "x" not in entry.positional
+    return {"data": open_data(x, space=model.space)} if whole else {"x": inputs(x, model)}
 
 
 def _kept(study: Study, key: str) -> Result | None:

@@ -1,14 +1,16 @@
 """Laws that a method may claim in its decorator, each as a check on networks whose answer is known."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from cutaway.core.errors import NotPossible
 from cutaway.core.model import Model
-from cutaway.core.result import Attribution, Curve, Result, Scores
+from cutaway.core.result import Attribution, Curve, Pictures, Result, Scores
 from cutaway.core.space import images, rows
 from cutaway.core.target import Target
-from cutaway.testing import common, nets
+from cutaway.testing import common, nets, planted
 from cutaway.testing.compare import GATES, close
 from cutaway.testing.models import inputs_for, same_functions, tiny_model
 from cutaway.testing.subjects import Law, Trial
@@ -92,22 +94,59 @@ def same_for_equivalent_nets(trial: Trial) -> None:
 
 
 def oracle_beats_random(trial: Trial) -> None:
-    """The true reason scores better than random maps, on a network whose reason is known."""
+    """The true reason scores better than random maps and than a constant one, where the reason is known."""
+    model, x, truth = _planted_words(trial) if trial.kind == "tokens" else _planted_square(trial)
+    oracle = _quality(_examined(trial, model, x, truth))
+    maps = {f"a random map, seed {k}": _noise_like(truth, k) for k in range(3)} | {"one value": torch.ones_like(truth)}
+    for name, values in maps.items():
+        other = _quality(_examined(trial, model, x, values))
+        assert oracle > other, f"the true reason scores {oracle:.4g}, {name} {other:.4g} (higher is better here)"
+
+
+def _planted_square(trial: Trial) -> tuple[Model, Tensor, Tensor]:
     square = torch.zeros(3, 3, 16, 16, dtype=trial.dtype)
     square[1, :, 4:10, 6:12] = 0.2
     model = Model(nets.linear(square), images(16), name="a square decides")
     x = inputs_for(model, 2)
     assert isinstance(x, Tensor)
     x[:, :, 4:10, 6:12] = 0.9
-    oracle = _quality(_examined(trial, model, x, square[1].expand_as(x) * x))
-    for seed in range(3):
-        noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(x)
-        chance = _quality(_examined(trial, model, x, noise))
-        assert oracle > chance, f"the true reason scores {oracle:.4g}, chance {chance:.4g} (higher is better here)"
+    return model, x, square[1].expand_as(x) * x
 
 
-def _examined(trial: Trial, model: Model, x: Tensor, values: Tensor) -> Result:
-    made = Attribution(values=values, target="logit(1)", score=_score(model, x), input=x)
+def _planted_words(trial: Trial) -> tuple[Model, list[str], Tensor]:
+    model = planted.trigger_model()
+    model.module.to(trial.dtype)
+    words = "the film was very dull but a great plot not bad".split()
+    texts = [" ".join([*words[:k], "good", *words[k:]][:11]) for k in (2, 5, 8)]
+    return model, texts, planted.triggers(model, texts).to(trial.dtype)
+
+
+def _noise_like(truth: Tensor, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(truth.shape, generator=generator, dtype=torch.float64).to(truth)
+
+
+def inside_ball(trial: Trial) -> None:
+    """An attacked input is within epsilon of the input and in its bounds, and the network puts it into its class."""
+    for name in trial.names:
+        model = trial.model(name)
+        x = inputs_for(model, 3)
+        assert isinstance(x, Tensor)
+        unit = torch.tensor(model.space.std if model.space.kind == "row" else model.space.range).to(x)
+        for epsilon in (0.004, 0.3):
+            near = trial(model, x, epsilon=epsilon).arrays()["extra/attacked"]
+            assert near.shape == x.shape, f"on {name}, {tuple(near.shape)} came back for {tuple(x.shape)}"
+            far = float(((near - x).abs() / (epsilon * unit)).max())
+            assert far <= 1 + GATES[trial.dtype], f"on {name} an entry moved by {far:.6g} times epsilon = {epsilon}"
+            assert float(near.min()) >= model.space.low, f"on {name} an entry fell below the bounds"
+            assert float(near.max()) <= model.space.high, f"on {name} an entry rose above the bounds"
+            assert torch.equal(*(model.run(v).scores.argmax(1) for v in (near, x))), f"on {name} a class changed"
+
+
+def _examined(trial: Trial, model: Model, x: Any, values: Tensor) -> Result:
+    made = Attribution(
+        values=values, target="logit(1)", score=_score(model, x), input=x if isinstance(x, Tensor) else torch.empty(0)
+    )
     return trial.method.function(model, x, made, **trial.options)
 
 
@@ -117,6 +156,29 @@ def _quality(result: Result) -> float:
     assert result.better, "the result does not say which direction is good"
     number = float(result.values[0]) if isinstance(result, Scores) else next(iter(result.summary.values()))
     return number if result.better == "higher" else -number
+
+
+def rises(trial: Trial) -> None:
+    """A longer search gives pictures with more of what they are made for."""
+    for name in trial.names:
+        model = trial.model(name)
+        x = trial.inputs(model, 2)
+        begun, made = (trial(model, x, steps=steps) for steps in (0, 12))
+        few, many = (_reached(model, result) for result in (begun, made))
+        assert (many > few).all(), f"on {name}, 12 steps reach {many.tolist()}, and none {few.tolist()}"
+
+
+def _reached(model: Model, result: Result) -> Tensor:
+    """The objective on the pictures themselves; for a method with an objective of its own, what it says of them."""
+    assert isinstance(result, Pictures)
+    text = result.provenance.options.get("objective")
+    if not text:
+        value = result.checks["score"].value
+        assert value is not None, "the check 'score' has no number"
+        return torch.tensor([value])
+    target = Target.of(str(text), model)
+    x = model.space.low + model.space.range * result.images.to(model.dtype)
+    return target(model.run(x, read=[*target.sites, "output"]))
 
 
 def _fitting(trial: Trial, **names: tuple[str, ...]) -> list[str]:
@@ -185,6 +247,8 @@ CLAIMS: dict[str, Law] = {
         linear_in_target,
         same_for_equivalent_nets,
         oracle_beats_random,
+        rises,
+        inside_ball,
         common.batch_independent,
         common.seeded,
     )

@@ -6,7 +6,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from cutaway.core.dataset import Examples
 from cutaway.core.model import Model
+from cutaway.core.recipe import Recipe
 from cutaway.core.space import Space, images, rows, tokens
 from cutaway.testing import answers, nets, sequences
 
@@ -94,6 +96,22 @@ def with_other_weights(model: Model) -> Model:
     for k, module in enumerate(other.module.modules()):
         reinitialise(module, k)
     return other
+
+
+def with_recipe(model: Model) -> Recipe:
+    """A recipe that trains such a network once over a few inputs, whose labels are the classes that it gives them."""
+
+    def build() -> nn.Module:
+        return with_other_weights(model).module.requires_grad_()
+
+    def data() -> Examples:
+        x = model.inputs(inputs_for(model, 8, seed=1))
+        x = x if isinstance(x, Tensor) else next(iter(x.values()))
+        with torch.no_grad():
+            labels = model.run(x).scores.argmax(1)
+        return Examples(x=x, names=[str(i) for i in range(len(x))], labels=labels)
+
+    return Recipe(name="tiny", build=build, train=data, space=model.space, epochs=1, batch=4)
 
 
 def inputs_for(model: Model, count: int = 3, *, seed: int = 0) -> Tensor | list[str]:

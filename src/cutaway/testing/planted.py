@@ -7,11 +7,13 @@ from torch import Tensor, nn
 
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution
-from cutaway.core.space import images, rows
+from cutaway.core.space import images, rows, tokens
+from cutaway.testing.sequences import WORDS, ToyTokenizer
 
 SIDE = 16
 # In a corner, away from the centre; with 4 cells along a side, exactly one cell.
 BOX = (slice(12, 16), slice(0, 4))
+GOOD = WORDS.index("good")
 
 
 class Box(nn.Module):
@@ -44,6 +46,36 @@ def oracle(count: int = 1) -> Tensor:
     truth = torch.zeros(count, 3, SIDE, SIDE, dtype=torch.float64)
     truth[:, :, *BOX] = 1.0
     return truth
+
+
+class Trigger(nn.Module):
+    """The logit of class 1 is three times the number of times that `good` occurs; other words are ignored."""
+
+    def __init__(self) -> None:
+        """An embedding with one dimension."""
+        super().__init__()
+        self.embedding = nn.Embedding(len(WORDS), 1, dtype=torch.float64)
+        with torch.no_grad():
+            self.embedding.weight.zero_()
+            self.embedding.weight[GOOD] = 3.0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(n, t) to (n, 2)."""
+        values = self.embedding(input_ids)[..., 0]
+        values = values if attention_mask is None else values * attention_mask
+        return torch.stack([0 * values.sum(1), values.sum(1)], dim=1)
+
+
+def trigger_model() -> Model:
+    """The model that looks for one word."""
+    return Model(Trigger(), tokens(), name="trigger", tokenizer=ToyTokenizer(), embedding="embedding")
+
+
+def triggers(model: Model, texts: str | list[str]) -> Tensor:
+    """One at each token that is the word, zero elsewhere."""
+    x = model.inputs(texts)
+    assert not isinstance(x, Tensor)
+    return (x["input_ids"] == GOOD).double()
 
 
 def made(values: Tensor, target: str = "logit(1)", **more: Any) -> Attribution:

@@ -127,6 +127,8 @@ class Trial:
         if self.takes_one and isinstance(target, list):
             target = target[0]
         given = {"target": target} if {"target", "attribution"} & set(self.method.positional) else {}
+        if {"x", "data"} <= set(self.method.positional) - set(self.method.optional):
+            given["data"] = x
         return self.method.function(model, x, **given, **{**self.options, **options})
 
     def baseline(self, model: Model, x: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 
 def decomposed_run(
-    runner: Runner, row: Batch, masks: Tensor, wanted: Sequence[Site], how: How
+    runner: Runner, row: Batch, masks: Tensor, wanted: Sequence[Site], how: How, wrt: Site = INPUT
 ) -> tuple[dict[Site, Decomposed], Gap]:
     """One forward for several groups of one input.
 
@@ -46,12 +46,13 @@ def decomposed_run(
         masks: Which entries each group has, as `Model.decomposed` takes them.
         wanted: Places to read.
         how: Choices between published rules.
+        wrt: Where the groups' entries are.
 
     Raises:
         NotPossible: An operation has no rule, or a place does not depend on the input through operations that have one.
     """
     runner.check_hookable()
-    count, at = len(masks), runner.resolved(INPUT)
+    count, at = len(masks), runner.resolved(wrt)
     book = Book(answer, Places(runner.module), how)
     split = partial(of_groups, masks=masks.to(next(runner.module.parameters(), masks).device), book=book)
     reads = {site: runner.resolved(site) for site in wanted if site != OUTPUT}
