@@ -14,7 +14,7 @@ from cutaway.dissection.concepts import Vocabulary
 from cutaway.dissection.detectors import summary
 from cutaway.dissection.dissect import dissect
 from cutaway.dissection.exemplars import dataset_examples
-from cutaway.dissection.units import spread
+from cutaway.dissection.units import above, below, spread
 
 SIZE, N = 20, 12
 
@@ -171,6 +171,40 @@ def test_a_layer_is_enlarged_linearly_between_its_centres():
     assert values.tolist() == [0, 0, 0, 2, 4, 6, 8, 8, 8]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_places_above_a_threshold_are_those_of_the_whole_enlarged_map(dtype):
+    draw = torch.Generator().manual_seed(0)
+    act = torch.randn(40, 6, 5, generator=draw, dtype=dtype)
+    act[3] = 0
+    down, across = spread(Axis(4, 1.5, 1), 6, 21, 24).to(dtype), spread(Axis(4, 2, 1), 5, 17, 20).to(dtype)
+    for thresholds in (act.flatten(1).double().quantile(0.9, dim=1), act.amax((1, 2)).double(), torch.zeros(40)):
+        unit, pixel = above(act, below(thresholds.double(), dtype), down, across)
+        found = torch.zeros(40, 21 * 17, dtype=torch.bool)
+        found[unit, pixel] = True
+        assert len(unit) == int(found.sum())
+        assert torch.equal(found, ((down @ act @ across.T).double() > thresholds[:, None, None].double()).flatten(1))
+
+
+def test_a_threshold_between_two_numbers_of_a_type_divides_them_as_before():
+    x = torch.tensor([1.0, 1.0 + 2**-23, 1.0 + 2**-22])
+    for share in (0.0, 0.3, 0.5, 0.7):
+        thresholds = x[:2].double() + share * (x[1:] - x[:2]).double()
+        for threshold in thresholds:
+            assert torch.equal(x > below(threshold[None], torch.float32), x.double() > threshold)
+
+
+def test_a_label_that_is_in_two_layers_counts_once():
+    model, data, _ = make()
+    doubled = Examples(
+        x=data.x,
+        names=data.names,
+        concepts={"thing": data.concepts["thing"].repeat(1, 2, 1, 1)},
+        concept_names=data.concept_names,
+    )
+    once = dissect(model, data, site="units", categories=("thing",))
+    assert dissect(model, doubled, site="units", categories=("thing",)).rows == once.rows
+
+
 PLAIN = {
     "red": (1, 0, 0),
     "black": (0, 0, 0),
@@ -207,3 +241,42 @@ def test_the_strongest_examples_are_those_of_a_sort():
             order = sorted(range(30), key=lambda i, unit=unit, peaks=peaks: (-float(peaks[i, unit]), i))[:4]
             assert [row[3] for row in mine] == order
             assert [row[4] for row in mine] == pytest.approx([float(peaks[i, unit]) for i in order])
+
+
+class Signed(nn.Module):
+    """Unit 0 is the picture's mean brightness less a half, at every position; unit 1 the same, rectified."""
+
+    def __init__(self):
+        super().__init__()
+        self.units = nn.Identity()
+
+    def forward(self, x):
+        mean = x.mean((1, 2, 3), keepdim=True).expand(-1, 1, 4, 4) - 0.5
+        return self.units(torch.cat([mean, mean.relu()], 1)).mean((2, 3))
+
+
+def test_the_spectrum_is_what_sorting_gives():
+    """Each part against the peaks of all examples, written out."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.rand(60, 1, 1, 1, generator=draw).expand(-1, 3, 8, 8).contiguous()
+    model = ct.Model(Signed(), ct.images(8))
+    table = dataset_examples(
+        model, Examples(x=x, names=list(map(str, range(60)))), sites=("units",), k=3, spectrum=True
+    )
+    values = x[:, 0, 0, 0] - 0.5
+    high, low = values.max() / 5, values.min() / 5
+    slightly = [values.masked_fill((values <= 0) | (values > high), -9).topk(3).indices.tolist()]
+    slightly += [(-values).masked_fill((values >= 0) | (values < low), -9).topk(3).indices.tolist()]
+    expected = {
+        "maximum": values.topk(3).indices.tolist(),
+        "slightly positive": slightly[0],
+        "slightly negative": slightly[1],
+        "minimum": (-values).topk(3).indices.tolist(),
+    }
+    for part, ids in expected.items():
+        found = [row for row in table.rows if row[1] == 0 and row[6] == part]
+        assert [row[3] for row in found] == ids
+        assert [row[4] for row in found] == pytest.approx(values[ids].tolist(), abs=1e-6)
+    assert {row[6] for row in table.rows if row[1] == 1} == {"maximum", "slightly positive"}
+    assert table.checks["negative"].value == 1
+    assert [row[6] for row in table.rows if row[1] == 0][::3] == list(expected)

@@ -1,7 +1,9 @@
 """States: their laws on any way of cutting a data set, and equality with the statistic computed at once."""
 
+import importlib
 import itertools
 import math
+import pkgutil
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+import cutaway
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.engine.counts import Counts, Sums
-from cutaway.engine.extremes import Best, Sample
+from cutaway.engine.extremes import Best, Highest, Sample
 from cutaway.engine.moments import Covariance
 from cutaway.engine.state import State, fold, merged
+from cutaway.engine.stored import Rows
 from cutaway.engine.tails import LogHistogram, Tail, room_for
 
 UNITS, N = 3, 60
@@ -44,6 +48,13 @@ def best(rows):
     return state
 
 
+def highest(rows):
+    state = Highest.empty(6, UNITS)
+    found = values(ties=True)[rows]
+    state.update(found[:, 0], torch.as_tensor(rows, dtype=torch.long), found)
+    return state
+
+
 def sample(rows):
     state = Sample.empty(7, UNITS, seed=3)
     state.update(torch.as_tensor(rows, dtype=torch.long), values()[rows])
@@ -68,8 +79,14 @@ def covariance(rows):
     return state
 
 
-MAKERS = {f.__name__: f for f in (tail, histogram, best, sample, counts, sums, covariance)}
-EXACT = {"tail", "histogram", "best", "sample", "counts"}
+def rows(chosen):
+    state = Rows.empty(UNITS)
+    state.update(torch.as_tensor(chosen, dtype=torch.long), values()[chosen])
+    return state
+
+
+MAKERS = {f.__name__: f for f in (tail, histogram, best, highest, sample, counts, sums, covariance, rows)}
+EXACT = {"tail", "histogram", "best", "highest", "sample", "counts", "rows"}
 cuts = st.lists(st.integers(0, N), max_size=5).map(lambda inner: [0, *sorted(inner), N])
 
 
@@ -101,6 +118,16 @@ def test_merging_is_associative_and_commutative_and_an_empty_state_changes_nothi
     same(nothing.merge(a), a, True)
 
 
+def test_every_kind_of_state_is_held_to_these_laws():
+    for module in pkgutil.walk_packages(cutaway.__path__, "cutaway."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    own = {name for name, kind in State.kinds.items() if kind.__module__.startswith("cutaway.")}
+    made = {type(make([])).__name__: name in EXACT for name, make in MAKERS.items()}
+    assert own == set(made)
+    assert made == {name: kind.exact for name, kind in State.kinds.items() if name in own}
+
+
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_state_is_its_arrays(kind):
     state = MAKERS[kind](list(range(30)))
@@ -117,6 +144,22 @@ def test_a_tail_has_numpys_quantile_to_the_last_bit(n, q, seed):
     for part in x.split(37, dim=1):
         state.update(part)
     assert np.array_equal(state.quantile(q).numpy(), np.quantile(x.double().numpy(), q, axis=1))
+
+
+@given(n=st.integers(2, 300), room=st.integers(1, 40), kind=st.sampled_from(["rising", "falling", "equal", "mixed"]))
+def test_a_tail_keeps_the_largest_whatever_the_order_and_however_few_wait(n, room, kind):
+    x = torch.randn(3, n, generator=torch.Generator().manual_seed(n)).mul(4).round()
+    x = {"rising": x.sort(1).values, "falling": -(-x).sort(1).values, "equal": 0 * x, "mixed": x}[kind]
+    x[0] = 0  # a unit that is silent beside others
+    whole, parts = Tail.empty(3, room), []
+    for part in x.split(17, dim=1):
+        whole.update(part)
+        parts.append(Tail.empty(3, room))
+        parts[-1].update(part)
+    largest = x.sort(1).values[:, -room:]
+    for state in (whole, fold({"it": part} for part in parts)["it"], Tail.of(whole.arrays())):
+        assert torch.equal(state.arrays()["kept"][:, -largest.shape[1] :], largest)
+        assert int(state.seen) == n
 
 
 def test_a_quantile_outside_the_tail_is_refused():

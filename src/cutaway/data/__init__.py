@@ -2,8 +2,9 @@
 
 Pictures are float tensors (n, 3, height, width) in [0, 1]; digits have one channel. A data set is named by text, with a
 slice in brackets where wanted: `shapes/test[0:16]`, `digits/test[3]`, `photos/chelsea`, `folder:holiday[0:20]`,
-`cat.jpg`, `-` for standard input; `text:a fine film`, `reviews.txt` with a text on each line, `people.csv`;
-`moves:c3 d4` for a position of a board game. Labels are class indices; `classes` has their names.
+`broden:PATH` for photos with what is where in them, `cat.jpg`, `-` for standard input; `text:a fine film`,
+`reviews.txt` with a text on each line, `people.csv`; `moves:c3 d4` for a position of a board game. Labels are class
+indices; `classes` has their names.
 """
 
 import re
@@ -106,11 +107,14 @@ def _named(text: str, space: Space | None) -> Examples | None:
 
 
 def _from_disk(text: str, space: Space | None, broken: Literal["stop", "skip"]) -> Examples:
+    from cutaway.data import broden
     from cutaway.data.folder import pictures
     from cutaway.data.moves import PREFIX, position
 
     if text.startswith(PREFIX):
         return position(text, space)
+    if text.startswith(broden.PREFIX):
+        return broden.opened(text, space, broken)[:]
     if text.startswith(TEXT):
         return written(text.removeprefix(TEXT))
     kind = space.kind if space is not None else "image"

@@ -43,17 +43,22 @@ class Picture:
         """
         channels, height, width = frame(space)
         image = self.image if channels == 3 or self.image.mode == "F" else self.image.convert("L")
-        full_width, full_height = image.size
-        scale = min(full_width / width, full_height / height) * (space or DEFAULT).crop
-        # The sums may pass the picture's edge by a rounding error, which `resize` would refuse.
-        left, top = max(0.0, (full_width - scale * width) / 2), max(0.0, (full_height - scale * height) / 2)
         # Cropping inside `resize`: a 1 x 10,000,000 picture would be enormous if it were scaled first.
-        box = (left, top, min(full_width, left + scale * width), min(full_height, top + scale * height))
+        box = window(*image.size, space)
         return _tensor(image.resize((width, height), Image.Resampling.BICUBIC, box=box), channels)
 
     def pixels(self) -> Tensor:
         """The whole picture, (3, height, width) in [0, 1]."""
         return _tensor(self.image, 3)
+
+
+def window(width: float, height: float, space: Space | None) -> tuple[float, float, float, float]:
+    """The part of a picture that `fitted` shows: left, top, right and bottom, in its pixels."""
+    _, tall, wide = frame(space)
+    scale = min(width / wide, height / tall) * (space or DEFAULT).crop
+    # The sums may pass the picture's edge by a rounding error, which `resize` would refuse.
+    left, top = max(0.0, (width - scale * wide) / 2), max(0.0, (height - scale * tall) / 2)
+    return left, top, min(width, left + scale * wide), min(height, top + scale * tall)
 
 
 def frame(space: Space | None) -> tuple[int, int, int]:

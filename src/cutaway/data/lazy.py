@@ -1,7 +1,9 @@
 """Data sets that are read a slice at a time, for jobs over more examples than fit in memory."""
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,8 +104,11 @@ class Folder:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files' names, sizes and times of change."""
-        stats = [(self._files[i].as_posix(), (self.path / self._files[i]).stat()) for i in self.chosen]
-        return _hash([[name, s.st_size, s.st_mtime_ns] for name, s in stats] + [repr(self.space), self.broken])
+        return _hash([self.stamp(slice(None)), repr(self.space), self.broken])
+
+    def stamp(self, index: slice) -> str:
+        """A hash of the names, sizes and times of change of some of the files, now."""
+        return stamp(self.path, (self._files[i].as_posix() for i in self.chosen[index]))
 
 
 def opened(source: str | Path | Dataset | Tensor, *, space: Space | None = None, broken: Broken = "stop") -> Dataset:
@@ -117,7 +122,7 @@ def opened(source: str | Path | Dataset | Tensor, *, space: Space | None = None,
     Raises:
         UnknownName: No such set or folder.
     """
-    from cutaway.data import names, split, which
+    from cutaway.data import broden, names, split, which
 
     if isinstance(source, Tensor):
         return Examples(x=source, names=[str(i) for i in range(len(source))])
@@ -127,10 +132,22 @@ def opened(source: str | Path | Dataset | Tensor, *, space: Space | None = None,
     name, index = split(source)
     if (entry := catalogue().get(name)) is not None:
         return Named(entry, which(index, entry.size, source), space, source)
+    if source.startswith(broden.PREFIX):
+        return broden.opened(source, space, broken)
     path = Path(name.removeprefix("folder:"))
     if path.is_dir():
         return Folder(path, which(index, len(listing(path)[0]), source), space, source, broken)
     raise unknown_name("data set or folder", source, [known for known, _ in names()], "`cutaway data` lists all.")
+
+
+def stamp(root: Path, files: Iterable[str]) -> str:
+    """A hash of files' names, sizes and times of change; a file that is gone is told by that."""
+    found: list[object] = []
+    for name in files:
+        with contextlib.suppress(OSError):
+            about = (root / name).stat()
+            found.append([name, about.st_size, about.st_mtime_ns])
+    return _hash(found)
 
 
 def _hash(parts: list[object]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cutaway.core.dataset import Dataset, Examples
+from cutaway.core.dataset import Dataset, Examples, first
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.dissection.colours import NAMES as COLOURS
 from cutaway.dissection.colours import colours
@@ -50,18 +50,19 @@ def vocabulary(data: Dataset, wanted: Sequence[str]) -> Vocabulary:
     Args:
         data: The set.
         wanted: Categories: those that the set is annotated with, `color` for the colours of its pixels, `class` for the
-            labels of whole pictures; none for all that it has.
+            labels of whole pictures; none for all that it has. What it is annotated with comes before what is
+            computed.
 
     Raises:
         BadOption: A category that this set does not have.
         NotPossible: It has none.
     """
     known: dict[str, Sequence[str]] = {c: names[1:] for c, names in _annotated(data).items()}
-    first = data[0:1]
-    if isinstance(first.x, Tensor) and first.x.ndim == 4 and first.x.shape[1] == 3:
-        known[COLOUR] = COLOURS[1:]
-    if data.classes and first.labels is not None:
-        known[CLASS] = data.classes
+    part = first(data)
+    if isinstance(part.x, Tensor) and part.x.ndim == 4 and part.x.shape[1] == 3:
+        known.setdefault(COLOUR, COLOURS[1:])
+    if data.classes and part.labels is not None:
+        known.setdefault(CLASS, data.classes)
     for category in wanted:
         if category not in known:
             raise BadOption(f"expected categories out of {', '.join(known) or 'none'}; got {category!r}.")
@@ -75,7 +76,7 @@ def vocabulary(data: Dataset, wanted: Sequence[str]) -> Vocabulary:
 
 
 def _annotated(data: Dataset) -> Mapping[str, tuple[str, ...]]:
-    return data[0:1].concept_names
+    return first(data).concept_names
 
 
 def labels_of(part: Examples, category: str, height: int, width: int) -> Tensor:
@@ -83,16 +84,22 @@ def labels_of(part: Examples, category: str, height: int, width: int) -> Tensor:
 
     Maps are brought to the size by taking the nearest pixel: the mean of two labels is none.
     """
-    if category == COLOUR:
+    if category in part.concepts:
+        found = part.concepts[category]
+    elif category == COLOUR:
         assert isinstance(part.x, Tensor)
         # Only the pixels that are asked for are named.
         found = colours(_nearest(part.x, height, width))
-    elif category == CLASS:
+    else:
         assert part.labels is not None
         found = (part.labels + 1).view(-1, 1, 1, 1)
-    else:
-        found = part.concepts[category]
-    return _nearest(found, height, width)
+    found = _nearest(found, height, width)
+    for later in range(1, found.shape[1]):
+        for earlier in range(later):
+            # The same label in two layers is there once.
+            twice = (found[:, later] == found[:, earlier]) & (found[:, later] > 0)
+            found[:, later] = found[:, later].masked_fill(twice, 0)
+    return found
 
 
 def _nearest(x: Tensor, height: int, width: int) -> Tensor:

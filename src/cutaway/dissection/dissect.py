@@ -3,16 +3,17 @@
 from torch import Tensor
 
 from cutaway.core.checks import Check
-from cutaway.core.dataset import Dataset
-from cutaway.core.errors import BadOption, NotPossible
+from cutaway.core.dataset import Dataset, first
+from cutaway.core.errors import BadOption
+from cutaway.core.layers import last_with_positions
 from cutaway.core.method import method
 from cutaway.core.model import Model
-from cutaway.core.receptive import Axis, Field, receptive_field
 from cutaway.core.result import Table
 from cutaway.core.site import Site
-from cutaway.dissection.concepts import vocabulary
+from cutaway.dissection.anchors import anchors
+from cutaway.dissection.concepts import Vocabulary, vocabulary
 from cutaway.dissection.detectors import DETECTS, Overlap, summary
-from cutaway.dissection.units import Overlaps, Thresholds, activations, last_with_positions
+from cutaway.dissection.units import Overlaps, Thresholds
 from cutaway.engine.job import fold
 from cutaway.engine.tails import Tail
 
@@ -52,44 +53,44 @@ def dissect(
 
     Source: Bau et al. 2017, section 3.2. Differs: thresholds are exact, not estimated; ceilings and chance are shown.
     """
+    words, site = vocabulary(data, categories), site_of(model, data, site, quantile)
+    thresholds = thresholds_of(model, data, site, quantile)
+    overlap, silent, checks = overlaps(model, data, site, words, thresholds, resolution)
+    result = _table(overlap, thresholds, silent)
+    return result.with_checks(**_checks(result, overlap, int(silent.sum())), **checks)
+
+
+def site_of(model: Model, data: Dataset, site: Site | None, quantile: float) -> Site:
+    """The layer that is meant, after a look at the quantile.
+
+    Raises:
+        BadOption: A quantile outside 0 to 1.
+    """
     if not 0 < quantile < 1:
         raise BadOption(f"expected a quantile between 0 and 1, such as 0.995; got {quantile}.")
-    words = vocabulary(data, categories)
-    row = model.inputs(data[0:1])
-    assert isinstance(row, Tensor)
-    site = last_with_positions(model, row) if site is None else site.whole
-    field, anchored = _field(model, site, row)
-    height, width = (min(resolution, side) for side in row.shape[2:])
-    tails = fold(Thresholds(str(site), quantile), model, data, label="thresholds")
-    tail = tails.states["tail"]
+    return last_with_positions(model, model.inputs(first(data))) if site is None else site.whole
+
+
+def thresholds_of(model: Model, data: Dataset, site: Site, quantile: float) -> Tensor:
+    """The exact quantile of each unit over all positions of all pictures: a look at the data set."""
+    tail = fold(Thresholds(str(site), quantile), model, data, label="thresholds").states["tail"]
     assert isinstance(tail, Tail)
-    thresholds = tail.quantile(quantile)
+    return tail.quantile(quantile)
+
+
+def overlaps(
+    model: Model, data: Dataset, site: Site, words: Vocabulary, thresholds: Tensor, resolution: int
+) -> tuple[Overlap, Tensor, dict[str, Check]]:
+    """How each unit agrees with each concept, which units are never above their thresholds, and checks: a look."""
+    row = model.inputs(first(data))
+    assert isinstance(row, Tensor)
+    field, anchored = anchors(model, site, row)
+    height, width = (min(resolution, side) for side in row.shape[2:])
     work = Overlaps(str(site), thresholds, words, height, width, field.y, field.x)
     counted = fold(work, model, data, label="overlaps")
     counts = {name: state.arrays()["values"] for name, state in counted.states.items()}
     overlap = Overlap.of(counts["both"], counts["concept"], counts["unit"], counts["pixels"], words)
-    dead = counts["unit"].sum(1) == 0
-    result = _table(overlap, thresholds, dead)
-    return result.with_checks(**_checks(result, overlap, int(dead.sum())), anchored=anchored, **counted.checks)
-
-
-def _field(model: Model, site: Site, row: Tensor) -> tuple[Field, Check]:
-    """Where the layer's positions are centred; spread evenly over the picture where that cannot be told."""
-    act = activations(model, row, str(site))
-    down, across = act.shape[2:]
-    try:
-        field = receptive_field(model, site, row)
-    except NotPossible as fault:
-        height, width = row.shape[2:]
-        even = [Axis(side / n, side / n / 2 - 0.5, side) for side, n in ((height, down), (width, across))]
-        return Field(even[0], even[1]), Check(f"Maps of {down} x {across} were spread evenly: {fault}", "note")
-    text = (
-        f"Positions of {site} are {field.y.step:g} x {field.x.step:g} pixels apart, the first centred at "
-        f"{field.y.first:g}, {field.x.first:g}; maps of {down} x {across} were enlarged from there."
-    )
-    if field.everywhere:
-        return field, Check(f"{text} Something before it looks at the whole picture, too.", "note")
-    return field, Check(text, "ok")
+    return overlap, counts["unit"].sum(1) == 0, {"anchored": anchored, **counted.checks}
 
 
 def _table(overlap: Overlap, thresholds: Tensor, dead: Tensor) -> Table:
@@ -107,7 +108,10 @@ def _table(overlap: Overlap, thresholds: Tensor, dead: Tensor) -> Table:
             which, value = of_kind[category]
             row += [names[int(which[u])][1], float(value[u])]
         rows.append(["–" if bool(dead[u]) and isinstance(cell, str) else cell for cell in row])
-    return Table(columns=columns, rows=[rows[u] for u in scores.sort(descending=True, stable=True).indices.tolist()])
+    ordered = [rows[u] for u in scores.sort(descending=True, stable=True).indices.tolist()]
+    found = summary([(row[2], row[1]) for row in ordered], [row[3] for row in ordered]).by_category
+    tally = {category: found.get(category, 0) for category in overlap.words.categories}
+    return Table(columns=columns, rows=ordered, tally=tally, tally_label="detectors by category")
 
 
 def _checks(table: Table, overlap: Overlap, dead: int) -> dict[str, Check]:

@@ -43,4 +43,7 @@ def published(path: str | Path) -> Table:
     rows.sort(key=lambda row: -float(row[3]))
     counted = summary([(str(row[2]), str(row[1])) for row in rows], [float(row[3]) for row in rows])
     checks = {"detectors": Check(str(counted), "ok", float(counted.detectors))}
-    return Table(title=path.stem, columns=["unit", "concept", "category", "IoU", "detector"], rows=rows, checks=checks)
+    columns, label = ["unit", "concept", "category", "IoU", "detector"], "detectors by category"
+    return Table(
+        title=path.stem, columns=columns, rows=rows, checks=checks, tally=counted.by_category, tally_label=label
+    )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cutaway.core.batch import Batch
-from cutaway.core.dataset import Dataset, Examples
+from cutaway.core.dataset import Dataset, Examples, first
 from cutaway.core.errors import BadShape
 from cutaway.core.model import Model
 from cutaway.core.receptive import Axis
@@ -33,7 +33,7 @@ class Thresholds:
 
     def begin(self, model: Model, data: Dataset, examples: int) -> dict[str, State]:
         """Room for the tail of so many examples, or of all if that is less."""
-        act = activations(model, model.inputs(data[0:1]), self.site)
+        act = activations(model, model.inputs(first(data)), self.site)
         each = act.shape[2] * act.shape[3]
         room = min(room_for(self.quantile, each * len(data)), each * examples)
         return {"tail": Tail.empty(act.shape[1], room)}
@@ -86,32 +86,52 @@ class Overlaps:
         down = spread(self.y, act.shape[2], self.height, size[0]).to(act)
         across = spread(self.x, act.shape[3], self.width, size[1]).to(act)
         labels = [labels_of(part, c, self.height, self.width).flatten(2) for c in self.words.categories]
-        # Enlarged values lie between those of the layer: a unit that is nowhere above its threshold there stays below.
-        alive = act.amax((2, 3)) > self.thresholds
+        thresholds = below(self.thresholds, act.dtype)
         counts = {name: state.values for name, state in states.items() if isinstance(state, Counts)}
         for i in range(len(act)):
-            units = alive[i].nonzero()[:, 0]
-            enlarged = down @ act[i, units] @ across.T
-            over = (enlarged > self.thresholds[units, None, None]).flatten(1)
-            self._count(counts, units, over, [found[i] for found in labels])
+            unit, pixel = above(act[i], thresholds, down, across)
+            self._count(counts, unit, pixel, [found[i] for found in labels])
 
-    def _count(self, counts: dict[str, Tensor], units: Tensor, over: Tensor, labels: list[Tensor]) -> None:
-        """One picture: `over` (units, pixels), and the labels (layers, pixels) of each category."""
-        starts, concepts = self.words.starts, len(self.words)
-        row, pixel = over.nonzero(as_tuple=True)
+    def _count(self, counts: dict[str, Tensor], unit: Tensor, pixel: Tensor, labels: list[Tensor]) -> None:
+        """One picture: units above their thresholds with the pixels, and labels (layers, pixels) by category."""
+        starts, concepts, sizes = self.words.starts, len(self.words), unit.bincount(minlength=len(self.thresholds))
+        both = counts["both"].view(-1)
         for k, (category, found) in enumerate(zip(self.words.categories, labels, strict=True)):
             if (found < 0).all():
                 continue
-            counts["unit"][units, k] += over.sum(1)
-            counts["pixels"][k] += over.shape[1]
+            counts["unit"][:, k] += sizes
+            counts["pixels"][k] += found.shape[1]
             for layer in found.clamp_min(0).long():
-                sizes = torch.bincount(layer, minlength=len(self.words.names[k]) + 1)[1:]
-                counts["concept"][starts[category] : starts[category] + len(sizes)] += sizes
+                seen = torch.bincount(layer, minlength=len(self.words.names[k]) + 1)[1:]
+                counts["concept"][starts[category] : starts[category] + len(seen)] += seen
                 label = layer[pixel]
-                # Few pixels are above a threshold of 0.995: they are looked up one by one.
-                place = units[row] * concepts + starts[category] + label - 1
-                both = torch.bincount(place[label > 0], minlength=counts["both"].numel())
-                counts["both"] += both.view_as(counts["both"])
+                place = (unit * concepts + starts[category] + label - 1)[label > 0]
+                both.index_add_(0, place, torch.ones_like(place))
+
+
+def above(act: Tensor, thresholds: Tensor, down: Tensor, across: Tensor) -> tuple[Tensor, Tensor]:
+    """Where enlarged maps are above the units' thresholds: the units and pixels, one entry for each such place.
+
+    Enlarged values lie between those of the layer, so what is nowhere above the threshold before a step of the
+    enlargement needs no further step. With a threshold of 0.995 that is nearly everything.
+
+    Args:
+        act: (units, height, width).
+        thresholds: In the type of the activations, (units,).
+        down, across: The matrices that enlarge, see `spread`.
+    """
+    units = (act.amax((1, 2)) > thresholds).nonzero()[:, 0]
+    taller = down @ act[units]
+    row, y = (taller.amax(2) > thresholds[units, None]).nonzero(as_tuple=True)
+    over = taller[row, y] @ across.T > thresholds[units][row, None]
+    line, x = over.nonzero(as_tuple=True)
+    return units[row[line]], y[line] * len(across) + x
+
+
+def below(thresholds: Tensor, dtype: torch.dtype) -> Tensor:
+    """The largest numbers of a type that are no larger: activations of that type are above both or above neither."""
+    found = thresholds.to(dtype)
+    return torch.where(found.double() > thresholds, torch.nextafter(found, torch.full_like(found, -torch.inf)), found)
 
 
 def activations(model: Model, x: Batch, site: str) -> Tensor:
@@ -127,20 +147,6 @@ def activations(model: Model, x: Batch, site: str) -> Tensor:
             f"{site} has shape {tuple(act.shape)}."
         )
     return act.cpu() if act.ndim == 4 else act.cpu()[:, :, None, None]
-
-
-def last_with_positions(model: Model, row: Batch) -> Site:
-    """The last layer in the order of the modules with at least 2 x 2 positions; the last one of all if there is none.
-
-    Raises:
-        BadShape: The network has no layer with units.
-    """
-    layers = [layer for layer in model.layers(row) if layer.shape is not None and layer.calls == 1 and layer.site]
-    wide = [layer for layer in layers if len(layer.shape or ()) == 3 and min((layer.shape or ())[1:]) > 1]
-    flat = [layer for layer in layers if len(layer.shape or ()) in (1, 3)]
-    if not wide and not flat:
-        raise BadShape(f"{model.name} has no layer with units, (n, units) or (n, units, height, width).")
-    return Site.of((wide or flat)[-1].site)
 
 
 def rotated(act: Tensor, rotation: Tensor | None) -> Tensor:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.core.errors import NotPossible
 from cutaway.engine.execution import Executor
-from cutaway.engine.folder import Part
 from cutaway.engine.parcel import opened, parcel
+from cutaway.engine.part import Part
 
 if TYPE_CHECKING:
-    from cutaway.engine.job import Job
+    from cutaway.engine.work import Job
 
 # Times that actors may die without one shard being finished in between.
 _DEATHS = 3

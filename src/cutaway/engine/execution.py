@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.engine.folder import Part
-    from cutaway.engine.job import Job
+    from cutaway.engine.part import Part
+    from cutaway.engine.work import Job
 
 # From a job and the numbers of shards to finished parts, in any order. The numbers are drawn as work becomes free.
 Executor = Callable[["Job", Iterable[int]], Iterator["Part"]]

@@ -67,6 +67,47 @@ class Best(State):
 
 
 @dataclass
+class Highest(State):
+    """The k things with the highest value, and what was kept of each; among equals, those with the smaller number.
+
+    Attributes:
+        values: (k,) float64, falling.
+        ids: (k,) the things' numbers; the largest integer where there are fewer than k.
+        rows: (k, width) what was kept of each.
+    """
+
+    values: Tensor
+    ids: Tensor
+    rows: Tensor
+
+    @classmethod
+    def empty(cls, k: int, width: int, *, dtype: torch.dtype = torch.float32) -> Self:
+        """Nothing seen."""
+        values = torch.full((k,), -torch.inf, dtype=Double)
+        return cls(values, torch.full((k,), _NOBODY), torch.zeros(k, width, dtype=dtype))
+
+    def update(self, values: Tensor, ids: Tensor, rows: Tensor) -> None:
+        """Take in things by number, with the value of each, (n,), and what is to be kept, (n, width)."""
+        part = type(self)(values.detach().to("cpu", Double), ids.to("cpu", Int), rows.detach().to(self.rows))
+        whole = self.merge(part)
+        self.values, self.ids, self.rows = whole.values, whole.ids, whole.rows
+
+    def merge(self, other: Self) -> Self:
+        """The highest of both."""
+        values, ids, rows = (
+            torch.cat(pair) for pair in ((self.values, other.values), (self.ids, other.ids), (self.rows, other.rows))
+        )
+        by_id = ids.sort(stable=True).indices
+        order = by_id[values[by_id].sort(descending=True, stable=True).indices][: len(self.values)]
+        return type(self)(values[order], ids[order], rows[order])
+
+    @property
+    def found(self) -> int:
+        """How many there are, at most k."""
+        return int((self.ids != _NOBODY).sum())
+
+
+@dataclass
 class Sample(State):
     """A sample without replacement that does not depend on how the data set was cut.
 
@@ -97,7 +138,7 @@ class Sample(State):
         """Take in examples by number, with what is to be kept of each, (n, width)."""
         ids = ids.to("cpu", Int)
         rows = self.rows.new_zeros(len(ids), self.rows.shape[1]) if rows is None else rows.detach().to(self.rows)
-        part = type(self)(_keys(ids, int(self.seed)), ids, rows, self.seed, count(len(ids)))
+        part = type(self)(keys(ids, int(self.seed)), ids, rows, self.seed, count(len(ids)))
         whole = self.merge(part)
         self.keys, self.ids, self.rows, self.seen = whole.keys, whole.ids, whole.rows, whole.seen
 
@@ -116,7 +157,7 @@ class Sample(State):
         return self.ids[self.ids != _NOBODY].sort().values
 
 
-def _keys(ids: Tensor, seed: int) -> Tensor:
+def keys(ids: Tensor, seed: int) -> Tensor:
     """63 bits that look random and belong to a seed and a number (the finaliser of SplitMix64, Steele et al. 2014)."""
     z = ids + _signed(0x9E3779B97F4A7C15 * (2 * seed + 1))
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

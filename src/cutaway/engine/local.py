@@ -18,12 +18,12 @@ import torch
 
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.engine.execution import Executor
-from cutaway.engine.folder import Part
 from cutaway.engine.parcel import parcel
+from cutaway.engine.part import Part
 from cutaway.engine.worker import PART, receive, send
 
 if TYPE_CHECKING:
-    from cutaway.engine.job import Job
+    from cutaway.engine.work import Job
 
 # Times that a shard may kill its process.
 _DEATHS = 3

@@ -14,7 +14,7 @@ import cloudpickle
 from cutaway.core.errors import NotPossible
 
 if TYPE_CHECKING:
-    from cutaway.engine.job import Job
+    from cutaway.engine.work import Job
 
 
 def parcel(job: "Job") -> bytes:
@@ -42,6 +42,16 @@ def opened(data: bytes) -> "Job":
     """The inverse of `parcel`."""
     job: Job = cloudpickle.loads(data)
     return job
+
+
+def told(fault: Exception, where: str) -> bytes:
+    """An error as bytes; one that cannot travel becomes a `RuntimeError` that says `where` it came from."""
+    try:
+        data = bytes(cloudpickle.dumps(fault))
+        cloudpickle.loads(data)
+    except Exception:  # a class may refuse either way
+        data = bytes(cloudpickle.dumps(RuntimeError(where)))
+    return data
 
 
 def _unknown_elsewhere(job: "Job") -> list[ModuleType]:

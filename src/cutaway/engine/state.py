@@ -26,9 +26,11 @@ class State:
 
     Attributes:
         exact: True if the answer does not depend on the cut at all, not even in the last bit.
+        shrinks: True if a merged state is smaller than the two.
     """
 
     exact: ClassVar[bool] = True
+    shrinks: ClassVar[bool] = True
     kinds: ClassVar[dict[str, type["State"]]] = {}
 
     def __init_subclass__(cls) -> None:

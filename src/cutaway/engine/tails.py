@@ -1,6 +1,7 @@
 """Quantiles of very many values: exact from the upper tail alone, or within a stated error from a histogram."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cutaway.core.errors import BadOption, BadShape, NotPossible
-from cutaway.engine.state import Double, State, count
+from cutaway.engine.state import Double, Int, State, count
 
 # New values wait in this share of the room that the tail takes, and are then sorted in together.
 _WAITING = 4
@@ -23,9 +24,9 @@ class Tail(State):
     answer it exactly, and no activation needs to be stored.
 
     Attributes:
-        kept: (units, room + waiting) float32; the largest come last, behind places for values that wait.
+        kept: (units, waiting + room) float32; the largest come last, behind places for values that wait.
         room: How many of the largest are kept for each unit.
-        waiting: How many values wait, from the left.
+        waiting: How many values of each unit wait, from the left, (units,).
         seen: How many values there were for each unit.
     """
 
@@ -45,7 +46,7 @@ class Tail(State):
         if room < 1:
             raise BadOption(f"expected room for at least one value per unit; got {room}.")
         places = torch.full((units, room + max(1, room // _WAITING)), -torch.inf)
-        return cls(places, count(room), count(0), count(0))
+        return cls(places, count(room), torch.zeros(units, dtype=Int), count(0))
 
     def update(self, values: Tensor) -> None:
         """Take in values, (units, m).
@@ -54,40 +55,35 @@ class Tail(State):
             BadShape: A value is not finite.
         """
         values = values.detach().to("cpu", torch.float32)
-        if not bool(torch.isfinite(values).all()):
+        # A sum tells whether one of them is not finite, or that it has to be looked at more closely.
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             unit = int((~torch.isfinite(values)).any(1).nonzero()[0])
             raise BadShape(f"expected finite activations; unit {unit} has NaN or infinity.")
+        self._take(values)
         self.seen = self.seen + values.shape[1]
-        space = self.kept.shape[1] - int(self.room)
-        while values.shape[1]:
-            if int(self.waiting) == space:
-                self._sort_in()
-            start = int(self.waiting)
-            part = values[:, : space - start]
-            self.kept[:, start : start + part.shape[1]] = part
-            self.waiting = count(start + part.shape[1])
-            values = values[:, part.shape[1] :]
 
     def merge(self, other: Self) -> Self:
         """The largest values of both."""
-        room = max(int(self.room), int(other.room))
-        whole = type(self).empty(len(self.kept), room)
-        for part in (self, other):
-            part._sort_in()
-            kept = part.kept[:, -int(part.room) :]
-            whole._take(kept)
+        small, large = sorted((self, other), key=lambda tail: int(tail.room))
+        whole = type(self).of(large.arrays(ordered=False))
+        small._sort_in()
+        whole._take(small.kept[:, -int(small.room) :])
         whole._sort_in()
         whole.seen = self.seen + other.seen
         return whole
 
-    def arrays(self) -> dict[str, Tensor]:
-        """Without the places for values that wait; sorted, so that equal states are equal files."""
+    def arrays(self, *, ordered: bool = True) -> dict[str, Tensor]:
+        """Without the places for values that wait.
+
+        Args:
+            ordered: Sort the values, so that equal states are equal files.
+        """
         self._sort_in()
-        kept = self.kept[:, -int(self.room) :].sort(1).values
-        return {"kept": kept.contiguous(), "room": self.room, "waiting": count(0), "seen": self.seen}
+        kept = self.kept[:, -int(self.room) :]
+        return {"kept": kept.sort(1).values if ordered else kept, "room": self.room, "seen": self.seen}
 
     @classmethod
-    def of(cls, arrays: dict[str, Tensor]) -> Self:  # type: ignore[override]  # a mapping is enough for the others
+    def of(cls, arrays: Mapping[str, Tensor]) -> Self:
         """The inverse of `arrays`."""
         room = int(arrays["room"])
         state = cls.empty(len(arrays["kept"]), room)
@@ -111,32 +107,42 @@ class Tail(State):
                 f"the {q} quantile of {seen} values needs the {seen - below} largest; {int(self.room)} were kept."
             )
         self._sort_in()
-        largest = self.kept[:, -int(self.room) :].sort(1).values.double()
-        low = largest[:, -(seen - below)]
-        high = largest[:, -max(seen - below - 1, 1)]
+        largest, ends = self.kept[:, -int(self.room) :].numpy(), [below - seen, min(below + 1 - seen, -1)]
+        # Unit by unit, so that no second table is made.
+        found = [np.partition(row, [len(row) + end for end in ends])[ends] for row in largest]
+        low, high = torch.from_numpy(np.array(found)).double().unbind(1)
         share = place - below
         step = high - low
         # NumPy's two forms, each exact at its own end.
         return high - step * (1 - share) if share >= 0.5 else low + step * share
 
-    def _take(self, kept: Tensor) -> None:
-        """Values from another tail; they were counted there."""
-        seen = self.seen
-        for start in range(0, kept.shape[1], step := self.kept.shape[1] - int(self.room)):
-            self._sort_in()
-            part = kept[:, start : start + step]
-            self.kept[:, : part.shape[1]] = part
-            self.waiting = count(part.shape[1])
-        self.seen = seen
+    def _take(self, values: Tensor) -> None:
+        """Let those wait that may be among the largest: what is not above the least of the kept is not."""
+        space = self.kept.shape[1] - int(self.room)
+        for part in torch.split(values, space, dim=1):
+            above = part > self.kept[:, space, None]
+            if int((self.waiting + above.sum(1)).max()) > space:
+                self._sort_in()
+                above = part > self.kept[:, space, None]
+            new = above.sum(1)
+            start, last = self.waiting.aminmax()
+            if start == last and bool(above.all()):
+                self.kept[:, int(start) : int(start) + part.shape[1]] = part
+            elif bool(new.any()):
+                unit, column = above.nonzero(as_tuple=True)
+                rank = torch.arange(len(unit)) - (new.cumsum(0) - new)[unit]
+                self.kept[unit, self.waiting[unit] + rank] = part[unit, column]
+            self.waiting = self.waiting + new
 
     def _sort_in(self) -> None:
         """Bring the largest to the right. In place: a copy would double the memory."""
-        if int(self.waiting):
-            table = self.kept.numpy()
-            space = table.shape[1] - int(self.room)
-            table[:, int(self.waiting) : space] = -np.inf
-            table.partition(space, axis=1)
-            self.waiting = count(0)
+        if not int(self.waiting.max()):
+            return
+        table = self.kept.numpy()
+        space = table.shape[1] - int(self.room)
+        table[:, :space][np.arange(space) >= self.waiting.numpy()[:, None]] = -np.inf
+        table.partition(space, axis=1)
+        self.waiting = torch.zeros_like(self.waiting)
 
 
 def room_for(q: float, values: int) -> int:

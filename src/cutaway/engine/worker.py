@@ -9,6 +9,7 @@ import queue
 import signal
 import sys
 import threading
+import traceback
 from typing import IO
 
 PART, FAULT = b"P", b"F"
@@ -44,7 +45,6 @@ def main() -> None:
 
 
 def _serve(answers: IO[bytes], numbers: "queue.Queue[bytes]", threads: int, data: bytes) -> None:
-    import cloudpickle
     import torch
 
     from cutaway.engine.parcel import opened
@@ -56,8 +56,17 @@ def _serve(answers: IO[bytes], numbers: "queue.Queue[bytes]", threads: int, data
         try:
             answer = PART + job.do(index).packed()
         except Exception as fault:  # handed over, whatever it is
-            answer = FAULT + cloudpickle.dumps(fault)
+            answer = FAULT + _told(fault)
         send(answers, answer)
+
+
+def _told(fault: Exception) -> bytes:
+    """An error as bytes, with where it came from; what cannot travel is told in words."""
+    from cutaway.engine.parcel import told
+
+    where = "".join(traceback.format_exception(fault))
+    fault.add_note(f"In another process:\n{where}")
+    return told(fault, where)
 
 
 def _listen(source: IO[bytes], numbers: "queue.Queue[bytes]") -> None:
