@@ -45,9 +45,11 @@ class Contender:
     answer: Any = None
 
 
-def race(title: str, contenders: list[Contender], *, rounds: int = 5, note: str = "") -> dict[str, Contender]:
+def race(
+    title: str, contenders: list[Contender], *, rounds: int = 5, note: str = "", warm_up: bool = True
+) -> dict[str, Contender]:
     """Run all contenders in turn, `rounds` times after one warm-up, and print their figures."""
-    for turn in range(rounds + 1):
+    for turn in range(0 if warm_up else 1, rounds + 1):
         for contender in contenders:
             _forget_peak()
             before, started = _memory("VmRSS"), time.process_time()

@@ -176,6 +176,19 @@ def test_controls_are_run_once_for_several_maps():
     assert "controls" not in third.checks, "other weights, other curves"
 
 
+def test_random_orders_are_run_once_for_deletion_and_insertion():
+    """Showing cell after cell is deleting in the opposite order, read from its end."""
+    model, x = box_model(), bright(2)
+    options = {"cells": 4, "fills": ("zero",), "steps": 7}
+    alone = insertion(box_model(), x, made(oracle(2)), **options)
+    gone = deletion(model, x, made(oracle(2)), **options)
+    shown = insertion(model, x, made(oracle(2)), **options)
+    assert shown.provenance.cost.forwards <= alone.provenance.cost.forwards - 2 * 4 * 6
+    assert_close(shown.y["random order"], gone.y["random order"].flip(0), atol=0, rtol=0)
+    for name, y in alone.y.items():
+        assert_close(shown.y[name], y, atol=0, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("target", "label"),
     [

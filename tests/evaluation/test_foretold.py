@@ -141,3 +141,33 @@ def test_captum_gives_the_same_infidelity_for_the_same_noise(normalize):
     if normalize:
         expected = ours["relative infidelity"] * float(seen[0].square().mean())
     assert float(theirs) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("method", BOTH)
+def test_several_maps_of_one_input_share_the_forwards(method):
+    """What the target does without regions, or under noise, does not depend on the map."""
+    model, x = tiny_model("conv"), inputs_for(tiny_model("conv"), 2)
+    values = torch.randn(2, *x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    first, second = (method(model, x, made(v), samples=10) for v in values)
+    alone = method(tiny_model("conv"), x, made(values[1]), samples=10)
+    assert second.provenance.cost.forwards < first.provenance.cost.forwards / 10
+    assert "an earlier call" in second.checks["reused"]
+    for name, array in alone.arrays().items():
+        assert torch.equal(second.arrays()[name], array)
+    with torch.no_grad():
+        model.module.fc.weight.mul_(0.5)
+    assert "reused" not in method(model, x, made(values[1]), samples=10).checks, "other weights, other falls"
+    assert "reused" not in method(model, x + 0.001, made(values[1]), samples=10).checks
+
+
+def test_a_fill_of_the_users_own_is_never_remembered():
+    model, x = tiny_model("conv"), inputs_for(tiny_model("conv"), 1)
+    dark, light = (sensitivity_n(model, x, made(x), fill=torch.full_like(x, v), samples=10) for v in (0.1, 0.9))
+    assert "reused" not in light.checks
+    assert not torch.equal(dark.y[NAME], light.y[NAME])
+
+
+def test_a_set_that_was_drawn_twice_is_run_once():
+    model, x = tiny_model("conv"), inputs_for(tiny_model("conv"), 1)
+    found = sensitivity_n(model, x, made(x), cells=2, points=1, samples=50)
+    assert found.provenance.cost.forwards <= 6, "four cells, the whole input, and the prediction"

@@ -30,13 +30,17 @@ class Softplus(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp_functional", "mlp_clamp", "mlp_inplace"])
-@pytest.mark.parametrize("kind", ["gradient", "input_x_gradient", "integrated_gradients"])
-def test_slopes_of_a_map_are_those_of_the_network_with_softplus(name, kind):
+@pytest.mark.parametrize("batch_size", [None, 2])
+@pytest.mark.parametrize("kind", ["gradient", "smoothgrad", "input_x_gradient", "integrated_gradients"])
+def test_slopes_of_a_map_are_those_of_the_network_with_softplus(name, kind, batch_size):
     """Reference: the map as one formula on a network written with softplus, differentiated by torch at once."""
-    model = tiny_model(name)
+    model = tiny_model(name, batch_size=batch_size)
     x, weights = inputs_for(model, 1), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     base = Fill.of("zero")(x, model.space)
-    slopes = Second(model, Target.of(1, model), Smooth(5.0), kind, base)
+    around = torch.zeros(1, 4, dtype=torch.float64)
+    if kind == "smoothgrad":
+        around = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slopes = Second(model, Target.of(1, model), Smooth(5.0), kind, base, around)
     found = slopes(x, lambda maps: (maps.square() * weights).sum(1))
 
     smooth, leaf = Softplus(model.module, 5.0), x.clone().requires_grad_()
@@ -44,8 +48,8 @@ def test_slopes_of_a_map_are_those_of_the_network_with_softplus(name, kind):
     def gradient(at):
         return torch.autograd.grad(smooth(at)[:, 1].sum(), at, create_graph=True)[0]
 
-    if kind == "gradient":
-        values = gradient(leaf)
+    if kind in ("gradient", "smoothgrad"):
+        values = sum(gradient(leaf + step) for step in around) / len(around)
     elif kind == "input_x_gradient":
         values = leaf * gradient(leaf)
     else:
@@ -74,6 +78,22 @@ def test_a_sharp_surrogate_is_the_rectifier(operation, expected):
     for k in range(4):
         score = model.gradient(x, k, rules=Smooth(300.0)).score
         assert_close(score, expected(x)[:, k], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("explain", "says", "weak"),
+    [
+        ("gradient", "in place of rectifiers.", False),
+        ("smoothgrad", "in place of rectifiers.", False),
+        ("deeplift", "of integrated gradients, to which this map is close", True),
+        ("grad_cam", "differences along 8 random directions", True),
+    ],
+)
+def test_the_table_says_where_its_slopes_came_from(explain, says, weak):
+    model = tiny_model("conv")
+    check = fragility_top_k(model, inputs_for(model, 1), explain, steps=2).checks["slopes"]
+    assert says in check
+    assert ("a weak attack" in check) == weak
 
 
 def test_differences_point_the_way_that_the_loss_rises():
@@ -164,7 +184,7 @@ def test_what_cannot_be_attacked_is_refused():
 
 @pytest.mark.slow
 def test_what_the_paper_found_on_a_network_that_was_trained():
-    """Ghorbani et al. 2019: at 8/255 less than 30 % of the gradient's highest entries stay, with random signs more."""
+    """Ghorbani et al. 2019: most of the gradient's highest entries go under attack; under random signs fewer do."""
     model, x = load("shapes-cnn"), load_data("shapes/test")[:3].x
     found = fragility_top_k(model, x, "gradient")
     for row in found.rows:

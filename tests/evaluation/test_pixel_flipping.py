@@ -88,6 +88,16 @@ def test_rows_and_text_are_flipped_too():
     assert torch.isfinite(pixel_flipping(text, inputs_for(text, 2)).y[MOST]).all()
 
 
+def test_the_controls_are_run_once_for_several_maps():
+    model, options = box_model(), {"cells": 4, "fills": "zero"}
+    first = pixel_flipping(model, bright(2), made(oracle(2)), **options)
+    second = pixel_flipping(model, bright(2), made(-oracle(2)), **options)
+    alone = pixel_flipping(box_model(), bright(2), made(-oracle(2)), **options)
+    assert second.provenance.cost.forwards < first.provenance.cost.forwards / 2
+    assert "an earlier call" in second.checks["reused"]
+    assert all(torch.equal(y, alone.y[name]) for name, y in second.y.items())
+
+
 def test_options_out_of_range_are_refused():
     for wrong in ({"share": 0}, {"share": 1.5}, {"steps": 1}, {"orders": 1}, {"cells": -1}):
         with pytest.raises(BadOption):

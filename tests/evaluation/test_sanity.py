@@ -321,6 +321,29 @@ def test_similarities_of_known_maps():
     assert hog(a).shape[0] == 2
 
 
+def test_rank_correlations_are_those_of_scipy_with_and_without_sign():
+    from scipy.stats import spearmanr
+
+    a, b = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    b = (a + b).round(decimals=1)  # with ties
+    found = similarities(a, b, signed=True)
+    for i, (p, q) in enumerate(zip(a.flatten(1).numpy(), b.flatten(1).numpy(), strict=True)):
+        assert float(found["rank correlation"][i]) == pytest.approx(spearmanr(p, q).statistic)
+        assert float(found["rank correlation of sizes"][i]) == pytest.approx(spearmanr(abs(p), abs(q)).statistic)
+    assert "rank correlation" not in similarities(a, b, signed=False)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (50, 41)])
+def test_histograms_of_gradients_are_those_of_scikit_image(shape):
+    from skimage.feature import hog as histograms
+
+    maps = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    maps[1, :9] = 0
+    maps[2] = maps[2].round()
+    expected = [histograms((m / m.abs().max()).numpy(), pixels_per_cell=(8, 8), cells_per_block=(1, 1)) for m in maps]
+    assert_close(hog(maps), torch.stack([torch.from_numpy(one).double() for one in expected]), atol=1e-6, rtol=0)
+
+
 def test_ssim_matches_its_formula_in_one_window():
     """Reference: the formula of Wang et al. 2004 for one uniform window."""
     a, b = torch.rand(2, 9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -2,48 +2,19 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import cutaway as ct
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.evaluation.words import word_deletion
 from cutaway.testing.models import tiny_model
-from cutaway.testing.planted import box_model, bright, made, oracle
+from cutaway.testing.planted import GOOD, box_model, bright, made, oracle, trigger_model, triggers
 
 MOST, LEAST = "most relevant first", "least relevant first"
 TEXT = "a good film but slow"
-_PIECES = tiny_model("text").inputs("good")
-GOOD = int(_PIECES["input_ids"][0, _PIECES.pieces[0].words.index(0)])
-
-
-def trigger_model():
-    """The logit of class 1 is the number of times that `good` occurs, times 3: every other word is ignored."""
-    model = tiny_model("text")
-
-    class Counts(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embedding = torch.nn.Embedding(64, 1).double()
-            with torch.no_grad():
-                self.embedding.weight.zero_()
-                self.embedding.weight[GOOD] = 3.0
-
-        def forward(self, input_ids, attention_mask=None):
-            values = self.embedding(input_ids)[..., 0]
-            values = values if attention_mask is None else values * attention_mask
-            return torch.stack([0 * values.sum(1), values.sum(1)], dim=1)
-
-    return ct.Model(Counts(), model.space, name="trigger", tokenizer=model.tokenizer, embedding="embedding")
-
-
-def truth(model, text):
-    x = model.inputs(text)
-    pieces = x.pieces[0].tokens
-    return torch.tensor([[1.0 if piece == "good" else 0.0 for piece in pieces]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("fill", ["remove", "zero"])
 def test_the_planted_word_decides_at_once_or_at_the_very_end(fill):
     model = trigger_model()
-    found = word_deletion(model, TEXT, made(truth(model, TEXT)), fills=fill, steps=5, score="target")
+    found = word_deletion(model, TEXT, made(triggers(model, TEXT)), fills=fill, steps=5, score="target")
     assert_close(found.y[MOST], torch.tensor([0.0, 3, 3, 3, 3, 3], dtype=torch.float64))
     assert_close(found.y[LEAST], torch.tensor([0.0, 0, 0, 0, 0, 3], dtype=torch.float64))
     assert found.summary[MOST] == pytest.approx(2.5)
@@ -72,7 +43,7 @@ def test_the_opposite_of_the_reason_fails_and_a_constant_map_says_so():
         model, texts, lambda model, x, target: -(x["input_ids"] == GOOD).double(), fills="zero", score="target"
     )
     assert opposite.checks["verdict"].status == "fail"
-    flat = word_deletion(model, TEXT, made(torch.ones_like(truth(model, TEXT))), fills="zero", score="target")
+    flat = word_deletion(model, TEXT, made(torch.ones_like(triggers(model, TEXT))), fills="zero", score="target")
     assert flat.checks["ties"].status == "warn"
     assert flat.checks["verdict"].status == "warn"
 

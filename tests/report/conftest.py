@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from cutaway.core.checks import Check
-from cutaway.core.result import Attribution, Cost, Curve, Pictures, Provenance, Ranking, Result, Scores
+from cutaway.core.result import Attribution, Cost, Curve, Pictures, Provenance, Ranking, Result, Scores, Table
 from cutaway.report import Explanation, InputExplanation, MapExplanation
 
 SIDE = 224
@@ -119,6 +119,34 @@ def curves(seed: int, name: str) -> dict[str, Result]:
     }
 
 
+def verdicts() -> Table:
+    """The table of `trust` for some of the maps."""
+    hole = float("nan")
+    cost = [1, 640, 96, 7.34]
+    return Table(
+        title="Which maps to believe",
+        columns=[
+            *("method", "verdict", "kept when weights are random", "deletion, below chance"),
+            *("inputs", "forwards", "backwards", "seconds"),
+        ],
+        rows=[
+            ["smoothgrad", "✓ passed", "✓ 0.31 (0.22 to 0.40)", "✓ 0.18 (0.10 to 0.26)", *cost],
+            ["gradient", "! with care", "✓ 0.20", "! 0.04 (-0.01 to 0.09)", *cost],
+            ["guided_backprop", "✕ do not rely on it", "✕ 0.98", "no time", *cost],
+            ["lime", "not examined", "–", "–", 1, 0, 0, 0.0],
+        ],
+        extra={
+            "value": torch.tensor([[0.31, 0.18], [0.2, 0.04], [0.98, hole], [hole, hole]], dtype=torch.float64),
+            "low": torch.tensor([[0.22, 0.1], [hole, -0.01], [hole, hole], [hole, hole]], dtype=torch.float64),
+            "high": torch.tensor([[0.4, 0.26], [hole, 0.09], [hole, hole], [hole, hole]], dtype=torch.float64),
+        },
+        checks={
+            "smoothgrad": Check("Passed.", "ok"),
+            "partial": Check("The budget of 9 s left out deletion (guided_backprop).", "warn"),
+        },
+    )
+
+
 @pytest.fixture(scope="session")
 def explanation(photo: Tensor) -> Explanation:
     """A page as a real run makes it, with maps that were made up."""
@@ -187,7 +215,11 @@ def explanation(photo: Tensor) -> Explanation:
         ("drum", 0.0113),
     ]
     return Explanation(
-        inputs=[InputExplanation("astronaut.jpg", photo, predictions, 'logit("space shuttle")', shown, units)],
+        inputs=[
+            InputExplanation(
+                "astronaut.jpg", photo, predictions, 'logit("space shuttle")', shown, units, trust=verdicts()
+            )
+        ],
         model="efficientnet-lite0",
         limits=LIMITS,
         provenance={"model": "efficientnet-lite0", "weights": "3f" * 32, "seed": 0, "seconds": 61.4},

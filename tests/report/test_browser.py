@@ -73,13 +73,13 @@ def test_the_table_sorts(explained, tmp_path):
     script = """
     const button = document.querySelectorAll("table.sortable thead button")[3];
     const rows = () => [...document.querySelectorAll("table.sortable tbody tr")];
-    const column = () => rows().map(row => parseFloat(row.cells[3].textContent));
+    const column = () => rows().map(row => parseFloat(row.cells[3].textContent)).filter(isFinite);
     button.click(); const up = column();
     button.click(); return [up, column(), document.querySelector("[aria-sort]").getAttribute("aria-sort")];
     """
     soup, said = opened(with_script(explained, script), tmp_path / "profile")
     assert said == []
-    assert soup.body["data-out"] == '[[0.14,0.16,0.18],[0.18,0.16,0.14],"descending"]'
+    assert soup.body["data-out"] == '[[0.04,0.18],[0.18,0.04],"descending"]'
 
 
 def test_maps_can_be_hidden_weakened_and_smoothed(explained, tmp_path):

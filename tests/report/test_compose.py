@@ -5,12 +5,10 @@ import torch
 from torch import nn
 
 import cutaway as ct
-from cutaway.core.checks import Check
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, NotPossible
-from cutaway.core.result import Curve, Scores
+from cutaway.evaluation.trust_tests import METHODS
 from cutaway.report import compose
-from cutaway.report.verdict import verdict
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +23,8 @@ def test_each_map_comes_with_its_evidence_and_one_sentence(page):
     assert [m.attribution.provenance.method for m in photo.maps] == ["gradient", "occlusion"]
     assert notes == []
     for shown in photo.maps:
-        assert set(shown.evidence) == {"deletion", "insertion", "parameter_randomization", "stability"}
+        usual = {"deletion", "insertion", "parameter_randomization", "stability", "sensitivity_n"}
+        assert set(shown.evidence) == usual | {"energy_in_region", "pointing_game"}
         assert shown.sentence.count(". ") == 0
         assert shown.sentence.endswith(".")
 
@@ -63,31 +62,8 @@ def test_latent_vectors_have_no_page():
 
 
 def test_methods_by_name_by_default_and_all():
-    assert [m.name for m in compose.chosen(None)] == list(compose.METHODS["image"])
-    assert [m.name for m in compose.chosen(None, "tokens")] == list(compose.METHODS["tokens"])
+    assert [m.name for m in compose.chosen(None)] == list(METHODS["image"])
+    assert [m.name for m in compose.chosen(None, "tokens")] == list(METHODS["tokens"])
     assert "deconvnet" in [m.name for m in compose.chosen("all")]
     with pytest.raises(BadOption, match="explain a prediction"):
         compose.chosen("gradient,deletion")
-
-
-def test_the_verdict_is_as_good_as_the_worst_test():
-    good = Scores(names=["r"], values=torch.ones(1), checks={"verdict": Check("stable", "ok", 0.9)})
-    bad = Curve(
-        x=torch.zeros(2),
-        y={"map": torch.zeros(2)},
-        summary={"map": 0.5, "random order": 0.4},
-        checks={"verdict": Check("no better", "warn", 0.1)},
-    )
-    failed = Curve(x=torch.zeros(2), y={}, checks={"verdict": Check("the same", "fail", 0.95)})
-    assert (
-        str(verdict({"stability": good}))
-        == "Passed every test: small noise leaves it as it is (rank correlation 0.90)."
-    )
-    both = verdict({"deletion": bad, "stability": good})
-    assert both.status == "warn"
-    assert both.startswith(
-        "Read with care: removing its top regions does little more than chance (area 0.5, at random 0.4); but"
-    )
-    worst = verdict({"parameter_randomization": failed, "stability": good})
-    assert worst.status == "fail"
-    assert worst.startswith("Do not rely on this map: it hardly changes")

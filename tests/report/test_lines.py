@@ -27,7 +27,7 @@ def test_the_python_lines_name_everything():
 def test_the_shell_line_survives_a_shell():
     assert shlex.split(shell_line(MADE)) == [
         *("cutaway", "run", "rise", "--model", "shapes-cnn", "--x", "shapes/test[0:1]", "--target", MADE.target),
-        *("--cells", "7", "--fill", "blur:5", "--soft-max", "--steps", "1,2", "--seed", "3"),
+        *("--cells", "7", "--fill", "blur:5", "--soft-max", "--steps", "1;2", "--seed", "3"),
     ]
 
 

@@ -237,13 +237,17 @@ def test_the_explanation_says_what_the_reader_needs(explained, explanation):
     assert "opposes space shuttle" in text
 
 
-def test_the_table_puts_each_method_beside_its_controls(explained):
+def test_the_table_gives_each_number_with_its_mark_and_interval_the_most_trustworthy_first(explained):
     table = soup_of(explained).find("table", class_="sortable")
     heads = [th.get_text(" ", strip=True) for th in table.thead.find_all("th")]
-    assert heads[3] == "Deletion area under the curve, lower is better"
-    row = [cell.get_text(" ", strip=True) for cell in table.tbody.tr.find_all(["th", "td"])]
-    assert row[0] == "Gradient"
-    assert row[3] == "0.14 random 0.41 edges 0.31"
+    assert heads[:4] == ["Method", "Verdict", "kept when weights are random", "deletion below chance"]
+    assert heads[-2:] == ["Passes of one example", "Seconds"]
+    rows = [[cell.get_text(" ", strip=True) for cell in row.find_all(["th", "td"])] for row in table.tbody("tr")]
+    assert rows[0] == ["SmoothGrad", "✓ ok", "0.31 ✓ 0.22 to 0.40", "0.18 ✓ 0.10 to 0.26", "736", "7.34"]
+    assert [row[0] for row in rows[1:]] == ["Gradient", "Guided backprop", "Lime"]
+    assert rows[2][2:4] == ["0.98 ✕", "no time"]
+    assert rows[3][1:4] == ["not examined", "–", "–"]
+    assert "The budget of 9 s left out" in soup_of(explained).main.get_text()
 
 
 def test_a_page_of_every_kind_of_result_names_how_each_was_made(listed):

@@ -9,6 +9,7 @@ from torch import nn
 
 import cutaway as ct
 from cutaway.core.dataset import Examples
+from cutaway.evaluation.trust_tests import METHODS
 from cutaway.report import Explanation, compose, write, write_explanation
 
 TEXT = "A gripping, <b>funny</b> film — but the ending is a mess."
@@ -43,11 +44,11 @@ def rows(tmp_path_factory):
 def test_a_text_is_shown_as_it_was_given_once_for_each_method(text):
     ((one, notes),), soup, _ = text
     assert notes == []
-    assert [m.attribution.provenance.method for m in one.maps] == list(compose.METHODS["tokens"])
+    assert [m.attribution.provenance.method for m in one.maps] == list(METHODS["tokens"])
     assert soup.h1.get_text() == "What sentiment-lstm read in “A gripping, <b>funny</b> film — but the…”"
     assert soup.blockquote.get_text() == TEXT
     marked = [p.get_text() for p in soup.select("article.map p.ct-tokens")]
-    assert marked == [TEXT] * len(compose.METHODS["tokens"])
+    assert marked == [TEXT] * len(METHODS["tokens"])
     assert not soup.select("main img")
     assert "which words mattered for" in soup.main.get_text()
 
@@ -55,7 +56,7 @@ def test_a_text_is_shown_as_it_was_given_once_for_each_method(text):
 def test_the_tests_of_a_text_are_those_that_fit(text):
     ((one, _),), _, _ = text
     for shown in one.maps:
-        wanted = {"deletion", "insertion", "parameter_randomization"}
+        wanted = {"deletion", "insertion", "parameter_randomization", "word_deletion", "sensitivity_n"}
         complete = shown.attribution.provenance.method in ("integrated_gradients", "kernel_shapley")
         assert set(shown.evidence) == wanted | ({"completeness"} if complete else set())
         assert "regions" not in shown.sentence
@@ -68,7 +69,7 @@ def test_a_text_can_be_explained_again_from_the_page(text):
     assert "--model sentiment-lstm --text 'A gripping" in shell
     data = json.loads(path.with_suffix(".json").read_text())
     assert data["explanation"]["inputs"][0]["text"] == TEXT
-    assert len(list((path.parent / "why_pictures").glob("*.png"))) == len(compose.METHODS["tokens"])
+    assert len(list((path.parent / "why_pictures").glob("*.png"))) == len(METHODS["tokens"])
 
 
 def test_a_row_is_shown_with_its_choices_and_steps(rows):

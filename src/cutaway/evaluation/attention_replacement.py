@@ -1,7 +1,7 @@
 """Does it matter which words a network attends to? Put another attention in place and look at the output."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.core.batch import Batch
@@ -9,10 +9,9 @@ from cutaway.core.checks import Check, Status
 from cutaway.core.errors import BadOption
 from cutaway.core.method import method
 from cutaway.core.model import Model
-from cutaway.core.result import Points, Scores
+from cutaway.core.result import Points
 from cutaway.core.site import Site
-from cutaway.evaluation.attention_subject import PEAKED, Subject, change, left_out, subjects
-from cutaway.maths.statistics import bootstrap_interval
+from cutaway.evaluation.attention_subject import PEAKED, change, left_out, subjects
 
 _SMALL = 0.05  # a change of probability that is taken for none
 
@@ -30,7 +29,8 @@ def attention_permutation(
 
     Args:
         samples: Permutations of each text.
-        attention: The place of attention; the only place whose values look like it, if not given.
+        attention: The place of attention; the only place whose values look like it, if not given. A layer of a
+            transformer, or a head of it, is taken as well: all its tokens are shuffled alike.
         seed: Draws the permutations, alike for each text.
 
     Returns:
@@ -45,8 +45,9 @@ def attention_permutation(
     if samples < 1:
         raise BadOption(f"expected at least one permutation; got samples={samples}.")
     points, names, groups = [], [], []
-    for subject in subjects(model, x, attention, "attention_permutation"):
-        found = change(subject.answers(_shuffled(subject.weights, samples, seed)).exp(), subject.probabilities)
+    for subject in subjects(model, x, attention, "attention_permutation", pairs=True):
+        orders = _orders(len(subject.weights), samples, seed)
+        found = change(subject.permuted(orders).exp(), subject.probabilities)
         points.append([float(subject.weights.max()), float(found.median())])
         names.append(subject.name)
         groups.append(subject.decision)
@@ -61,9 +62,9 @@ def attention_permutation(
     )
 
 
-def _shuffled(weights: Float[Tensor, " k"], samples: int, seed: int) -> Float[Tensor, "samples k"]:
+def _orders(count: int, samples: int, seed: int) -> Int[Tensor, "samples k"]:
     generator = torch.Generator().manual_seed(seed)
-    return weights[torch.rand(samples, len(weights), generator=generator, dtype=torch.float64).argsort(1)]
+    return torch.rand(samples, count, generator=generator, dtype=torch.float64).argsort(1)
 
 
 def _moved(positions: Float[Tensor, "n 2"]) -> dict[str, Check]:
@@ -84,56 +85,3 @@ def _moved(positions: Float[Tensor, "n 2"]) -> dict[str, Check]:
         )
         checks["peaked"] = Check(text, "note", few)
     return checks
-
-
-@method(paper="wiegreffe2019", needs={"tokens", "attention"})
-def attention_uniform(model: Model, x: Batch, *, attention: Site | None = None) -> Scores:
-    """Give all tokens of a text the same attention, and look what becomes of the output.
-
-    change = mean of TVD(p(x; 1/k each), p(x; attention)),  TVD(p, q) = sum |p_c - q_c| / 2
-
-    Where nothing changes, the network does not need its attention, and what its weights say explains nothing. One
-    forward for each text and one for what follows attention; nothing is trained again.
-
-    Args:
-        attention: The place of attention; the only place whose values look like it, if not given.
-
-    Returns:
-        Mean change of the class probabilities, the share of texts whose predicted class changes, and how uniform the
-        attention was to begin with (its entropy over that of the uniform one), each of 1, with a 95 % bootstrap
-        interval. Accuracy changes by no more than the share of predictions.
-
-    Raises:
-        NotPossible: The network has no attention of that kind, or no text has two tokens.
-
-    Source: Wiegreffe and Pinter 2019, section 3.2. Differs: uniform attention is put into the trained network, which
-    is not trained again with it.
-    """
-    found = [_flattened(subject) for subject in subjects(model, x, attention, "attention_uniform")]
-    rows = torch.tensor(found, dtype=torch.float64)
-    low, high = bootstrap_interval(rows, generator=torch.Generator().manual_seed(0))
-    moved, flipped, _ = rows.mean(0).tolist()
-    needless = moved < _SMALL and flipped < _SMALL
-    text = (
-        f"With uniform attention the output changes by {moved:.3f} on average over {len(rows)} texts, and the "
-        f"predicted class of {flipped:.1%} of them: the network {'hardly needs' if needless else 'uses'} its attention."
-    )
-    checks = {"verdict": Check(text, "warn" if needless else "ok", moved)}
-    return Scores(
-        title="Uniform attention",
-        names=["change of output", "predictions changed", "entropy of attention"],
-        values=rows.mean(0),
-        low=low,
-        high=high,
-        unit="of 1",
-        checks=checks | left_out(x, len(rows)),
-    )
-
-
-def _flattened(subject: Subject) -> list[float]:
-    """Change, whether the class is another, and the entropy of the text's own attention over the highest possible."""
-    count = len(subject.weights)
-    found = subject.answers(torch.full((1, count), 1 / count, dtype=torch.float64)).exp()[0]
-    entropy = -torch.xlogy(subject.weights, subject.weights).sum() / torch.tensor(count).log()
-    flipped = found.argmax() != subject.probabilities.argmax()
-    return [float(change(found, subject.probabilities)), float(flipped), float(entropy)]

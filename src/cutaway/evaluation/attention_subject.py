@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.core.batch import Batch, primary, repeat, size, take
@@ -19,6 +19,7 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.site import Site
 from cutaway.core.text import Pieces, pieces_of
+from cutaway.evaluation.attention_pairs import Pairs, is_layer
 
 PEAKED = 0.5  # attention of one token from which a text's attention is called peaked
 _ROUNDING = 1e-3  # how far a sum of weights may be from 1, which half precision needs
@@ -39,6 +40,7 @@ class Subject(NamedTuple):
         words: Those of the shown tokens that stand for text, not special ones.
         weights: The attention of each shown token.
         probabilities: Of the classes.
+        pairs: Who looks at whom, where the place is a layer of a transformer; `weights` are then means of that.
     """
 
     model: Model
@@ -52,11 +54,27 @@ class Subject(NamedTuple):
     words: Bool[Tensor, " k"]
     weights: Float[Tensor, " k"]
     probabilities: Float[Tensor, " classes"]
+    pairs: Pairs | None = None
 
     @property
     def decision(self) -> str:
         """The name of the predicted class."""
         return self.model.class_name(int(self.probabilities.argmax()))
+
+    @property
+    def held(self) -> dict[Site, Tensor]:
+        """The edit that holds attention as it is; a layer of a transformer is left to itself."""
+        return {} if self.pairs else {self.site: self.laid_out(self.weights[None])}
+
+    def permuted(self, orders: Int[Tensor, "m k"]) -> Float[Tensor, "m classes"]:
+        """Log-probabilities of the classes with the attention shuffled."""
+        return self.pairs.permuted(orders) if self.pairs else self.answers(self.weights[orders])
+
+    def even(self) -> Float[Tensor, " classes"]:
+        """Log-probabilities of the classes with the same attention for all shown tokens."""
+        if self.pairs:
+            return self.pairs.even()[0]
+        return self.answers(torch.full((1, len(self.weights)), 1 / len(self.weights), dtype=torch.float64))[0]
 
     def laid_out(self, weights: Float[Tensor, "m k"]) -> Tensor:
         """Attention over the shown tokens in the shape and type of its place."""
@@ -83,8 +101,15 @@ def divergence(a: Float[Tensor, "*#n k"], b: Float[Tensor, "*#n k"]) -> Float[Te
     return ((ahead + behind) / 2).clamp(0, math.log(2))
 
 
-def subjects(model: Model, x: Batch, attention: Site | None, what: str) -> Iterator[Subject]:
+def subjects(model: Model, x: Batch, attention: Site | None, what: str, *, pairs: bool = False) -> Iterator[Subject]:
     """Each text that has a choice of where to look: at least two tokens.
+
+    Args:
+        model: The network.
+        x: The texts.
+        attention: The place; the only one that looks like it, if not given.
+        what: Who asks.
+        pairs: A layer of a transformer, or a head of it, will do as well.
 
     Raises:
         NotPossible: No attention, no class probabilities, or no text with two tokens.
@@ -98,6 +123,16 @@ def subjects(model: Model, x: Batch, attention: Site | None, what: str) -> Itera
     if not kept:
         raise NotPossible(f"{what} needs a text of two tokens or more: over one token, attention can only be 1.")
     longest = max((row for _, row, *_ in kept), key=lambda row: primary(row).shape[1])
+    if attention is not None and is_layer(model, longest, attention):
+        if not pairs:
+            raise NotPossible(
+                f"at {attention} every token has an attention of its own, and {what} needs one for the text: another "
+                "one that all tokens share would change the output by being shared. attention_correlation, "
+                "attention_permutation and attention_uniform take such a layer."
+            )
+        for text in track(kept, what.replace("_", " ")):
+            yield _layer(model, attention, *text)
+        return
     site = place(model, longest, attention)
     _refuse_copies(model, [row for _, row, *_ in kept], site)
     for text in track(kept, what.replace("_", " ")):
@@ -124,15 +159,16 @@ def place(model: Model, row: Batch, attention: Site | None) -> Site:
             raise BadShape(
                 f"expected attention at {attention}: a number for each of {primary(row).shape[1]} tokens, none "
                 f"negative, with the sum 1; it has shape {tuple(weights.shape[1:])}. Attention between all pairs of "
-                "tokens, as transformers have it, is not one choice of tokens: these tests are not about it."
+                "tokens, as transformers have it, is named by its module (encoder.layer.5.attention.self, or one head "
+                "of it: ...self:h3), which hands out its result and its attention and has a module `value`."
             )
         return attention
     found = _candidates(model, row)
     if not found:
         raise NotPossible(
             f"{model.name} has no place with one weight for each token, none negative, that sum to 1. Attention "
-            "between all pairs of tokens, as transformers have it, is not one choice of tokens, and attention that is "
-            "computed without a module cannot be reached: put its softmax into a module of its own."
+            "between all pairs of tokens, as transformers have it, must be named: attention=MODULE of one layer. "
+            "Attention that is computed without a module cannot be reached: put its softmax into one of its own."
         )
     first = next(iter(found.values()))
     others = [name for name, weights in found.items() if not torch.allclose(weights, first, atol=1e-5)]
@@ -216,6 +252,14 @@ def _cut(row: Batch, tokens: int) -> Batch:
         return row[:, :tokens]
     width = primary(row).shape[1]
     return {name: value[:, :tokens] if value.shape[1:2] == (width,) else value for name, value in row.items()}
+
+
+def _layer(
+    model: Model, site: Site, number: int, row: Batch, shown: Tensor, words: Tensor, name: str, tokens: list[str]
+) -> Subject:
+    pairs = Pairs.of(model, row, site, shown)
+    answer = model.predict(row)[0].double().cpu()
+    return Subject(model, number, row, name, tokens, site, (), shown, words, pairs.given, answer, pairs)
 
 
 def _subject(

@@ -1,7 +1,6 @@
 """The curves behind insertion and deletion: the map's and the controls', for every input and fill."""
 
 from typing import Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -10,11 +9,11 @@ from torch import Tensor
 from cutaway.core.batch import Batch, size, take
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill
-from cutaway.core.fingerprint import fingerprint
 from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution
 from cutaway.core.target import Target, log_odds, logit, logprob, prob
+from cutaway.evaluation.memory import remembered
 from cutaway.evaluation.orders import control_scores, explained, over_input, ranks, tied
 from cutaway.evaluation.subject import Subject
 
@@ -137,37 +136,25 @@ def _class_of(target: Target) -> int | str | None:
 def _curves(
     kind: Kind, subject: Subject, place: Tensor, fill: Fill, shares: Tensor, plan: Plan
 ) -> tuple[Tensor, Tensor, bool]:
-    """The map's curve, the controls', and whether those were known already."""
+    """The map's curve, the controls', and whether some of those were known already."""
     filled = subject.filled(fill, plan.seed)
-    start, end = (subject.value, filled) if kind == "deletion" else (filled, subject.value)
-    memory = _MEMORY.setdefault(subject.model, {})
-    key = (
-        kind,
-        subject.model.fingerprint,
-        fingerprint(subject.row),
-        str(subject.target),
-        fill.text,
-        len(shares),
-        plan[1:],
-    )
-    if key in memory:
-        ends, others = memory[key]
-        return subject.curves(start, end, ends, [place], shares)[0], others, True
-    ends = subject.watched(torch.cat([start, end]))
-    found = subject.curves(start, end, ends, [place, *_control_places(subject, plan)], shares)
-    while len(memory) >= _REMEMBERED:
-        memory.pop(next(iter(memory)))
-    memory[key] = (ends, found[1:])
-    return found[0], found[1:], False
-
-
-def _control_places(subject: Subject, plan: Plan) -> list[Tensor]:
     chance = torch.Generator().manual_seed(plan.seed + 1)
     random = [torch.randperm(subject.players, generator=chance) for _ in range(plan.orders)]
-    known = control_scores(subject.model.space, subject.value)
-    return random + [ranks(subject.pooled(scores), chance) for scores in known.values()]
+    about = (str(subject.target), fill.text, len(shares), plan[1:])
 
+    def by_chance() -> tuple[Tensor, Tensor]:
+        ends = subject.watched(torch.cat([subject.value, filled]))
+        return ends, subject.curves(subject.value, filled, ends, random, shares)
 
-# The controls do not depend on the map, so the maps of several methods for one input share them.
-_MEMORY: WeakKeyDictionary[Model, dict[tuple[object, ...], tuple[Tensor, Tensor]]] = WeakKeyDictionary()
-_REMEMBERED = 256
+    (ends, deleted), known = remembered(subject.model, subject.row, ("random", *about), by_chance)
+    start, end = subject.value, filled
+    if kind == "insertion":
+        # Showing in a random order is deleting in the opposite one, which is as random, seen from its end.
+        start, end, ends, deleted = end, start, ends.flip(0), deleted.flip(1)
+
+    def by_look() -> Tensor:
+        scores = control_scores(subject.model.space, subject.value).values()
+        return subject.curves(start, end, ends, [ranks(subject.pooled(one), chance) for one in scores], shares)
+
+    others, seen = remembered(subject.model, subject.row, (kind, *about), by_look)
+    return subject.curves(start, end, ends, [place], shares)[0], torch.cat([deleted, others]), known or seen

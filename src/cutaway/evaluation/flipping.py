@@ -15,6 +15,7 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Curve
 from cutaway.evaluation.curves import watched
+from cutaway.evaluation.memory import remembered, reuse
 from cutaway.evaluation.orders import control_scores, explained, over_input, random_ranks, ranks, tied
 from cutaway.evaluation.paired import CHANCE, Standing, interval, standing
 from cutaway.evaluation.subject import Subject
@@ -89,32 +90,40 @@ def pixel_flipping(
     pooled = [subject.pooled(values) for subject, values in zip(subjects, maps, strict=True)]
     points = min(steps, max(subject.players for subject in subjects))
     shares = torch.linspace(0, share, points + 1, dtype=torch.float64)
-    places = [_orders(subject, scores, orders, seed) for subject, scores in zip(subjects, pooled, strict=True)]
-    texts = fills or _FILLS.get(model.space.kind, ("zero",))
-    found = {}
-    for text in texts:
-        fill = Fill.of(text)
-        rows = [
-            _falls(subject, fill, place, shares, seed)
-            for subject, place in track(list(zip(subjects, places, strict=True)), f"pixel flipping, {text}")
-        ]
+    found, known = {}, 0
+    for text in fills or _FILLS.get(model.space.kind, ("zero",)):
+        fill, rows = Fill.of(text), []
+        for subject, scores in track(list(zip(subjects, pooled, strict=True)), f"pixel flipping, {text}"):
+            falls, was_known = _falls(subject, fill, scores, shares, orders, seed)
+            rows.append(falls)
+            known += was_known
         found[text] = _sorted(torch.stack(rows), orders, list(control_scores(model.space, subjects[0].value)))
-    return curve_of("Pixel flipping", "share flipped", found, shares, words, pooled)
+    curve = curve_of("Pixel flipping", "share flipped", found, shares, words, pooled)
+    return curve.with_checks(**reuse("The controls' curves", known // len(found)))
 
 
-def _orders(subject: Subject, scores: Tensor, orders: int, seed: int) -> list[Tensor]:
-    """Most relevant first, least relevant first, random, controls."""
-    own = [ranks(sign * scores, torch.Generator().manual_seed(seed)) for sign in (1, -1)]
+def _falls(
+    subject: Subject, fill: Fill, scores: Tensor, shares: Tensor, orders: int, seed: int
+) -> tuple[Float[Tensor, "o points"], bool]:
+    """Most relevant first, least relevant first, random, controls; and whether all but the first two were known."""
+    filled = subject.filled(fill, seed)
+
+    def controls() -> tuple[Tensor, Tensor]:
+        ends = subject.watched(torch.cat([subject.value, filled]))
+        return ends, subject.curves(subject.value, filled, ends, _control_places(subject, orders, seed), shares)
+
+    about = ("flipping", str(subject.target), fill.text, tuple(shares.tolist()), subject.players, orders, seed)
+    (ends, others), known = remembered(subject.model, subject.row, about, controls)
+    places = [ranks(sign * scores, torch.Generator().manual_seed(seed)) for sign in (1, -1)]
+    own = subject.curves(subject.value, filled, ends, places, shares)
+    return ends[0] - torch.cat([own, others]), known
+
+
+def _control_places(subject: Subject, orders: int, seed: int) -> list[Tensor]:
     chance = torch.Generator().manual_seed(seed + 1)
     random = [random_ranks(subject.players, chance) for _ in range(orders)]
     controls = control_scores(subject.model.space, subject.value).values()
-    return own + random + [ranks(subject.pooled(control), chance) for control in controls]
-
-
-def _falls(subject: Subject, fill: Fill, places: list[Tensor], shares: Tensor, seed: int) -> Float[Tensor, "o points"]:
-    filled = subject.filled(fill, seed)
-    ends = subject.watched(torch.cat([subject.value, filled]))
-    return ends[0] - subject.curves(subject.value, filled, ends, places, shares)
+    return random + [ranks(subject.pooled(control), chance) for control in controls]
 
 
 def _sorted(rows: Float[Tensor, "n o points"], orders: int, controls: list[str]) -> Found:

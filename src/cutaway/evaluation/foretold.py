@@ -1,5 +1,7 @@
 """Do the values foretell by how much the answer changes? For sets of n entries, and for noise on all entries."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,6 +16,7 @@ from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Curve, Scores
 from cutaway.core.site import INPUT
 from cutaway.core.target import Target
+from cutaway.evaluation.memory import remembered, reuse
 from cutaway.evaluation.orders import control_scores, explained, over_input
 from cutaway.evaluation.paired import CHANCE, interval, standing
 from cutaway.evaluation.subject import Subject
@@ -75,20 +78,29 @@ def sensitivity_n(
         _correlations(subject, values, fill, counts, samples, seed)
         for subject, values in track(list(zip(subjects, maps, strict=True)), "sensitivity-n")
     ]
-    found = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    found = {name: torch.stack([row[name] for row, _ in rows]) for name in rows[0][0]}
     if found[_MAP].isnan().all():
         text = f"no set of regions, columns or words changes {target} with the fill {fill}; try another fill."
         raise NotPossible(text)
-    return _curve(found, counts, str(target) if not target.rows else "the explained target")
+    curve = _curve(found, counts, str(target) if not target.rows else "the explained target")
+    return curve.with_checks(**reuse("The falls of the target", sum(known for _, known in rows)))
 
 
 def _correlations(
     subject: Subject, values: Tensor, fill: Fill, counts: Tensor, samples: int, seed: int
-) -> dict[str, Float[Tensor, " points"]]:
-    """One input: the map's correlation for each n, and the controls'."""
+) -> tuple[dict[str, Float[Tensor, " points"]], bool]:
+    """One input: the map's correlation for each n, and the controls'; and whether the falls were known already."""
     generator = torch.Generator().manual_seed(seed)
     gone = torch.cat([_sets(subject.players, n, samples, generator) for n in counts.tolist()])
-    falls = _falls(subject, subject.filled(fill, seed), gone).view(len(counts), samples)
+
+    def fallen() -> Float[Tensor, " m"]:
+        return _falls(subject, subject.filled(fill, seed), gone)
+
+    about = ("sensitivity", str(subject.target), fill.text, tuple(counts.tolist()), subject.players, samples, seed)
+    # A fill of the user's own has no text that tells it from another.
+    given = fill.text.startswith("given")
+    falls, known = (fallen(), False) if given else remembered(subject.model, subject.row, about, fallen)
+    falls = falls.view(len(counts), samples)
     sums = subject.pooled(values) * subject.ids[subject.ids >= 0].bincount(minlength=subject.players)
     told = {_MAP: sums}
     told |= {f"shuffled {k}": sums[torch.randperm(len(sums), generator=generator)] for k in range(_MAPS)}
@@ -103,7 +115,7 @@ def _correlations(
     still = falls.std(1) == 0
     found = {name: one.masked_fill(still, torch.nan) for name, one in found.items()}
     chance = torch.stack([found.pop(f"shuffled {k}") for k in range(_MAPS)]).mean(0)
-    return {_MAP: found.pop(_MAP), CHANCE: chance} | found
+    return {_MAP: found.pop(_MAP), CHANCE: chance} | found, known
 
 
 def _sets(players: int, n: int, samples: int, generator: torch.Generator) -> Bool[Tensor, "samples players"]:
@@ -112,8 +124,9 @@ def _sets(players: int, n: int, samples: int, generator: torch.Generator) -> Boo
 
 
 def _falls(subject: Subject, filled: Tensor, gone: Bool[Tensor, "m players"]) -> Float[Tensor, " m"]:
-    before = subject.watched(subject.value)[0]
-    return torch.cat([before - subject.watched(subject.without(part, filled)) for part in gone.split(_AT_ONCE)])
+    different, which = gone.unique(dim=0, return_inverse=True)  # of one region, many sets are drawn twice
+    after = torch.cat([subject.watched(subject.without(part, filled)) for part in different.split(_AT_ONCE)])
+    return (subject.watched(subject.value)[0] - after)[which]
 
 
 def _curve(found: dict[str, Float[Tensor, "n points"]], counts: Tensor, words: str) -> Curve:
@@ -125,7 +138,9 @@ def _curve(found: dict[str, Float[Tensor, "n points"]], counts: Tensor, words: s
         f"The sum of the values of removed regions and the fall of {words} have a correlation of {mean:.2f}: "
         f"{place.sentence('more', '.2f')}."
     )
-    checks = {"verdict": Check(text, place.status, mean)}
+    ends = interval(means[_MAP]) if len(means[_MAP]) > 1 else None
+    between = None if ends is None else (float(ends[0]), float(ends[1]))
+    checks = {"verdict": Check(text, place.status, mean, between)}
     if undefined := int(found[_MAP].isnan().sum()):
         text = f"For {undefined} of {found[_MAP].numel()} sizes and inputs the target did not change; they count as 0."
         checks["undefined"] = Check(text, "warn", undefined)
@@ -183,38 +198,44 @@ def infidelity(
             f"{tuple(attribution.values.shape)} at {attribution.wrt}. Use sensitivity_n."
         )
     target = explained(model, x, attribution)
-    rows = torch.stack(
-        [
-            _infidelity(model, take(x, slice(i, i + 1)), target.row(i), attribution.values[i], noise, samples, seed)
-            for i in track(range(size(x)), "infidelity")
-        ]
-    )
-    return _infidelities(rows, attribution.unit, noise)
+    rows = [
+        _infidelity(model, take(x, slice(i, i + 1)), target.row(i), attribution.values[i], noise, samples, seed)
+        for i in track(range(size(x)), "infidelity")
+    ]
+    scores = _infidelities(torch.stack([numbers for numbers, _ in rows]), attribution.unit, noise)
+    return scores.with_checks(**reuse("The changes of the target", sum(known for _, known in rows)))
 
 
 def _infidelity(
     model: Model, row: Batch, target: Target, values: Tensor, noise: float, samples: int, seed: int
-) -> Float[Tensor, " numbers"]:
-    """For one input: relative for the map, relative for shuffled maps, raw."""
+) -> tuple[Float[Tensor, " numbers"], bool]:
+    """For one input: relative for the map, relative for shuffled maps, raw; and whether the changes were known."""
     value, generator = primary(row), torch.Generator().manual_seed(seed)
     scale = model.space.range if model.space.kind == "image" else torch.tensor(model.space.std, dtype=torch.float64)
     mine = values.detach().double().cpu().flatten()
     maps = torch.stack([mine, *(mine[torch.randperm(len(mine), generator=generator)] for _ in range(_MAPS))])
-    before = _target(model, row, target, value)[0]
-    told, falls = [], []
-    for start in range(0, samples, _AT_ONCE):
-        count = min(_AT_ONCE, samples - start)
-        step = noise * scale * torch.randn(count, *value.shape[1:], generator=generator, dtype=torch.float64)
-        step = step.to(value)
-        told.append(step.double().cpu().flatten(1) @ maps.T)
-        falls.append(before - _target(model, row, target, value - step))
-    foretold, fall = torch.cat(told), torch.cat(falls)
+    drawn = generator.get_state()
+
+    def changes() -> Iterator[Tensor]:
+        generator.set_state(drawn)
+        for start in range(0, samples, _AT_ONCE):
+            count = min(_AT_ONCE, samples - start)
+            step = noise * scale * torch.randn(count, *value.shape[1:], generator=generator, dtype=torch.float64)
+            yield step.to(value)
+
+    def falls() -> Float[Tensor, " samples"]:
+        before = _target(model, row, target, value)[0]
+        return torch.cat([before - _target(model, row, target, value - step) for step in changes()])
+
+    # Drawing the noise a second time costs little beside the forwards, and holding it would cost memory.
+    fall, known = remembered(model, row, ("infidelity", str(target), noise, samples, seed), falls)
+    foretold = torch.cat([step.double().cpu().flatten(1) @ maps.T for step in changes()])
     if not fall.any():
         raise NotPossible(f"{target} does not change under noise of {noise:g}, so there is nothing to foretell.")
     own, common = foretold.square().sum(0), (foretold * fall[:, None]).sum(0)
     explained_share = torch.where(own > 0, common.square() / (own * fall.square().sum()), 0.0)
     raw = (foretold[:, 0] - fall).square().mean()
-    return torch.stack([1 - explained_share[0], 1 - explained_share[1:].mean(), raw])
+    return torch.stack([1 - explained_share[0], 1 - explained_share[1:].mean(), raw]), known
 
 
 def _target(model: Model, row: Batch, target: Target, values: Tensor) -> Float[Tensor, " m"]:

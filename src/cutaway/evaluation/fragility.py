@@ -21,7 +21,7 @@ _STEADY, _LOST = 0.7, 0.3
 _NEAR, _FAR = 0.05, 0.15
 
 
-@method(paper="ghorbani2019", quick=_QUICK)
+@method(paper="ghorbani2019", laws={"inside_ball"}, quick=_QUICK)
 def fragility_top_k(
     model: Model,
     x: Batch,
@@ -37,10 +37,10 @@ def fragility_top_k(
 
     maximise over |x' - x| <= epsilon, class(x') = class(x):  -sum over i in B of R_i(x'),   B the highest of R(x)
 
-    R are the map's sizes, summed over channels and divided by their mean. For gradients, products with the input and
-    integrated gradients the attack follows second derivatives of a copy of the network with softplus for rectifiers;
-    for other maps, differences. What counts is measured on the network itself. Per step two forwards and three
-    backwards (ten times that for integrated gradients), or sixteen maps.
+    R are the map's sizes, summed over channels and divided by their mean. For gradients, SmoothGrad, products with the
+    input and integrated gradients the attack follows second derivatives of a copy of the network with softplus for
+    rectifiers; for DeepLIFT those of integrated gradients, for other maps differences. What counts is measured on the
+    network itself. Per step two forwards and three backwards (ten times that for a mean of gradients), or sixteen maps.
 
     Args:
         epsilon: Largest change of an entry, as a share of the range of a pixel; for a row, in standard deviations of
@@ -76,7 +76,7 @@ def fragility_top_k(
     return table("Fragility of the highest entries", rows, found, top, verdict_of(said, status, stay, epsilon, found))
 
 
-@method(paper="ghorbani2019", needs={"image"}, quick=_QUICK)
+@method(paper="ghorbani2019", laws={"inside_ball"}, needs={"image"}, quick=_QUICK)
 def fragility_mass_center(
     model: Model,
     x: Batch,
@@ -126,7 +126,7 @@ def fragility_mass_center(
     return table("Fragility of the centre", rows, found, top, verdict_of(said, status, moved, epsilon, found))
 
 
-@method(paper="ghorbani2019", needs={"image"}, quick=_QUICK)
+@method(paper="ghorbani2019", laws={"inside_ball"}, needs={"image"}, quick=_QUICK)
 def fragility_targeted(
     model: Model,
     x: Batch,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cutaway.core.batch import repeat
 from cutaway.core.fill import Fill
 from cutaway.core.method import Explain
 from cutaway.core.model import Model
@@ -16,8 +17,13 @@ from cutaway.core.site import INPUT
 from cutaway.core.target import Target
 from cutaway.core.trace import Trace
 
-# Of the map that integrates: points of the path, far fewer than for the map itself, since the attack takes many steps.
+# Of a map that is a mean: points of the path, or noisy copies. Far fewer than the map has: the attack has many steps.
 _POINTS = 10
+# Maps with exact slopes, and one whose slopes are taken from a map that it is close to: DeepLIFT's multipliers are mean
+# slopes between baseline and input, too, unit by unit and not along one path (Ancona et al. 2018, section 2.3).
+_KINDS = {name: name for name in ("gradient", "smoothgrad", "input_x_gradient", "integrated_gradients")}
+_KINDS |= {"deeplift": "integrated_gradients"}
+_SMOOTH = "second derivatives with softplus in place of rectifiers"
 # Of the estimate by differences: pairs of inputs, and how far apart as a share of the ball.
 _PAIRS, _APART = 8, 0.1
 
@@ -70,10 +76,17 @@ def _clamped(call: Call) -> tuple[float | None, float | None] | None:
 
 
 class Second(NamedTuple):
-    """Exact on the smooth network, for maps made of gradients: gradient, input x gradient, integrated gradients.
+    """Exact on the smooth network, for maps made of gradients.
 
-    R = (x - b) * mean over k of g(b + a_k (x - b)) and for the plain gradient R = g(x), with g the gradient. So the
-    slope of a loss needs products of a vector and a second derivative only, each one more pass.
+    R = (x - b) * mean over k of g(b + a_k (x - b)), or R = mean over k of g(x + e_k), with g the gradient. So the slope
+    of a loss needs products of a vector and a second derivative only, each one more pass.
+
+    Attributes:
+        model, target, rules: What is explained, and how it is made smooth.
+        kind: The method.
+        base: The baseline b of the first form, (1, ...).
+        around: The steps e_k of the second form, (k, ...); zero for the plain gradient.
+        how, weak: What to say of it.
     """
 
     model: Model
@@ -81,14 +94,16 @@ class Second(NamedTuple):
     rules: Smooth
     kind: str
     base: Tensor
-    how: str = "second derivatives with softplus in place of rectifiers"
+    around: Tensor
+    how: str = _SMOOTH
     weak: bool = False
 
     def __call__(self, x: Tensor, loss: Loss) -> Tensor:
         """The slope, (1, ...)."""
-        if self.kind == "gradient":
-            slope = self._gradients(x)
-            return self._curved(x, _slope_of(loss, slope))
+        if self.kind in ("gradient", "smoothgrad"):
+            near = x + self.around
+            mean = self._gradients(near).mean(0, keepdim=True)
+            return self._curved(near, _slope_of(loss, mean)).mean(0, keepdim=True)
         points = [1.0] if self.kind == "input_x_gradient" else [(k + 0.5) / _POINTS for k in range(_POINTS)]
         at = torch.tensor(points).to(x).view(-1, *[1] * (x.ndim - 1))
         path, apart = torch.lerp(self.base, x, at), x - self.base
@@ -97,10 +112,10 @@ class Second(NamedTuple):
         return wanted * mean + (at * self._curved(path, wanted * apart)).mean(0, keepdim=True)
 
     def _gradients(self, points: Tensor) -> Tensor:
-        return self.model.gradient(points, self.target, rules=self.rules).slope
+        return self._run(points, self.target)
 
     def _curved(self, points: Tensor, vector: Tensor) -> Tensor:
-        """The slope of <vector, gradient> at each of the points."""
+        """The slope of <vector, gradient> at each of the points; one vector for all, (1, ...)."""
 
         def value(trace: Trace) -> Tensor:
             x = trace[INPUT]
@@ -109,7 +124,12 @@ class Second(NamedTuple):
             return along + 0 * x.flatten(1).sum(1)  # a linear network has no second derivative: zero, and no error
 
         sites = tuple(dict.fromkeys((INPUT, *self.target.sites)))
-        return self.model.gradient(points, Target("change of the map", sites, value), rules=self.rules).slope
+        return self._run(points, Target("change of the map", sites, value))
+
+    def _run(self, points: Tensor, target: Target) -> Tensor:
+        # As an edit: noisy copies may lie outside the bounds of an input.
+        rows = repeat(self.base, len(points))
+        return self.model.gradient(rows, target, edit={INPUT: points}, rules=self.rules).slope
 
 
 class Differences(NamedTuple):
@@ -155,16 +175,19 @@ def slopes_for(
         generator: For the estimate.
     """
     made = attribution.provenance
-    base = str(made.options.get("baseline", "zero"))
-    smooth = made.method == "gradient" or (
-        made.method in ("input_x_gradient", "integrated_gradients")
-        and not base.startswith(("given", "sample"))
-        and not Fill.of(base).random
-    )
-    if not smooth:
+    base, kind = str(made.options.get("baseline", "zero")), _KINDS.get(made.method)
+    fixed = not base.startswith(("given", "sample")) and not Fill.of(base).random
+    noise = float(made.options["noise"]) * model.space.range if kind == "smoothgrad" else 0.0
+    # In a row, the noise of SmoothGrad depends on the row itself.
+    if kind is None or not fixed or (noise and model.space.kind != "image"):
         low, high = model.space.low, model.space.high
         return Differences(lambda rows: explain(model, rows.clamp(low, high), target).values, radius, generator)
-    return Second(model, target, Smooth(sharpness), made.method, Fill.of(base)(x, model.space))
+    own = kind == made.method
+    how = _SMOOTH if own else f"{_SMOOTH}, of {kind.replace('_', ' ')}, to which this map is close"
+    steps = torch.randn(_POINTS if noise else 1, *x.shape[1:], generator=generator, dtype=torch.float64)
+    return Second(
+        model, target, Smooth(sharpness), kind, Fill.of(base)(x, model.space), (noise * steps).to(x), how, not own
+    )
 
 
 def _slope_of(loss: Loss, maps: Tensor) -> Tensor:

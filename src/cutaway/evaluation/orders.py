@@ -26,16 +26,22 @@ def condensed(attribution: Attribution) -> Float[Tensor, "n *entries"]:
     Raises:
         BadShape: A value is not finite, or there is nothing but the batch axis.
     """
+    _check(attribution.values)
     values = attribution.values.detach().cpu().double()
-    if values.ndim < 2 or not values.numel():
-        raise BadShape(f"expected a map with a batch axis and entries; got shape {tuple(values.shape)}.")
-    if not torch.isfinite(values).all():
-        raise BadShape("expected a map of finite numbers; this one has nan or inf.")
     if values.ndim == 4:
         return values.sum(1)
     if values.ndim == 3 and attribution.tokens and "per" in attribution.unit.split():
         return values.norm(dim=-1)
     return values.sum(-1) if values.ndim == 3 else values
+
+
+def _check(values: Tensor, rows: int | None = None) -> None:
+    if values.ndim < 2 or not values.numel():
+        raise BadShape(f"expected a map with a batch axis and entries; got shape {tuple(values.shape)}.")
+    if rows is not None and len(values) != rows:
+        raise BadShape(f"expected a map with a row for each of {rows} inputs; this one has {len(values)}.")
+    if not torch.isfinite(values).all():
+        raise BadShape("expected a map of finite numbers; this one has nan or inf.")
 
 
 def over_input(model: Model, x: Batch, attribution: Attribution) -> Float[Tensor, "n *entries"]:
@@ -45,6 +51,7 @@ def over_input(model: Model, x: Batch, attribution: Attribution) -> Float[Tensor
         NotPossible: The attributed place has no positions in the input.
         BadShape: The map does not fit the input.
     """
+    _check(attribution.values, size(x))
     maps = condensed(attribution)
     if model.space.kind == "image":
         picture = x if isinstance(x, Tensor) else next(iter(x.values()))
@@ -67,7 +74,12 @@ def resized(maps: Float[Tensor, "n h w"], shape: tuple[int, ...]) -> Float[Tenso
 
 
 def explained(model: Model, x: Batch, attribution: Attribution) -> Target:
-    """What the attribution explains; the predicted class where it does not say."""
+    """What the attribution explains; the predicted class where it does not say.
+
+    Raises:
+        BadShape: A map or a target for another number of inputs, or values that are not finite.
+    """
+    _check(attribution.values, size(x))
     target = Target.of(attribution.target, model) if attribution.target else predicted(model, x)
     if target.rows and len(target.rows) != size(x):
         raise BadShape(f"expected one target for each of {size(x)} inputs; the attribution has {len(target.rows)}.")

@@ -13,15 +13,25 @@ from cutaway.maths.statistics import bootstrap_interval
 # Fewer inputs than this have no interval worth the name.
 ENOUGH = 5
 CHANCE = "random"
+# Differences up to this share of the numbers are rounding.
+_EVEN = 1e-9
 PLAIN = {CHANCE: "chance", "edges first": "edges", "centre first": "the centre"}
 
 
 def above(differences: Float[Tensor, "n draws"]) -> bool:
     """Is the lead real? Over enough inputs by its interval, else over each of the draws."""
     if len(differences) >= ENOUGH:
-        low, _ = bootstrap_interval(differences.mean(1), generator=torch.Generator().manual_seed(0))
-        return bool(low > 0)
+        return bool(interval(differences.mean(1))[0] > 0)
     return bool((differences.mean(0) > 0).all())
+
+
+def lead_interval(differences: Float[Tensor, "n draws"]) -> tuple[float, float]:
+    """Where the mean lead lies: over enough inputs its bootstrap interval, else the range over the draws."""
+    if len(differences) >= ENOUGH:
+        low, high = interval(differences.mean(1))
+        return float(low), float(high)
+    over = differences.mean(0)
+    return float(over.min()), float(over.max())
 
 
 class Standing(NamedTuple):
@@ -65,16 +75,32 @@ def standing(mine: Float[Tensor, " n"], controls: Mapping[str, Tensor], *, bette
     """
     sign = 1.0 if better == "higher" else -1.0
     several = {name: values if values.ndim == 2 else values[:, None] for name, values in controls.items()}
-    lead = {name: above(sign * (mine[:, None] - values)) for name, values in several.items()}
+
+    def ahead(one: Tensor, other: Tensor) -> bool:
+        """Is one ahead? What rounding can do is no lead: a constant map shuffled is the same map."""
+        apart = sign * (one - other)
+        return above(apart.masked_fill(apart.abs() <= _EVEN * one.abs().max(), 0.0))
+
+    lead = {name: ahead(mine[:, None], values) for name, values in several.items()}
     means = {name: float(values.mean()) for name, values in several.items()}
     chance = next(iter(several.values()))
     return Standing(
         ahead={name: means[name] for name in means if lead[name]},
         behind={name: means[name] for name in means if not lead[name]},
-        beaten=above(sign * (chance - mine[:, None])),
+        beaten=ahead(chance, mine[:, None]),
     )
 
 
 def interval(values: Float[Tensor, "n *rest"]) -> tuple[Tensor, Tensor]:
-    """The 95 % bootstrap interval of the mean over inputs."""
-    return bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
+    """The 95 % bootstrap interval of the mean over inputs, over those that have a value; nan where none has."""
+    known = ~values.isnan()
+    if known.all():
+        return bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
+    columns = (
+        zip(values.flatten(1).unbind(1), known.flatten(1).unbind(1), strict=True)
+        if values.ndim > 1
+        else [(values, known)]
+    )
+    ends = [interval(column[here]) if here.any() else (column.new_full((), torch.nan),) * 2 for column, here in columns]
+    low, high = (torch.stack(side).view(values.shape[1:]) for side in zip(*ends, strict=True))
+    return low, high

@@ -13,15 +13,16 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Curve
 from cutaway.evaluation.orders import condensed, edges, explained, resized
-from cutaway.evaluation.similarity import similarities
+from cutaway.evaluation.paired import interval
+from cutaway.evaluation.similarity import EDGES, SIGNED, SIZES, Likeness
 from cutaway.evaluation.weights import Blocks, Order, Randomiser, blocks
-from cutaway.maths.statistics import bootstrap_interval, spearman
+from cutaway.maths.statistics import correlation_interval
 
 # Agreement that a map of something learned does not keep. On EfficientNet-Lite0 the gradient keeps 0.3, guided
 # backprop 0.98.
 SAME, SLOW = 0.8, 0.6
-SIGNED, SIZES = "rank correlation", "rank correlation of sizes"
-_EDGES = "rank correlation with the picture's edges"
+# A correlation whose interval reaches down to here may be chance: maps of few words or columns have such intervals.
+LITTLE = 0.4
 
 
 @method(paper="adebayo2018", quick={"stages": 3})
@@ -56,28 +57,21 @@ def parameter_randomization(
     randomiser = Randomiser(model, parts.parts, order, seed)
     original = condensed(attribution)
     signed = attribution.signed and bool((original < 0).any())
-    outlines = _outlines(model, x, original)
-    found = [_likeness(original, original, signed, outlines)]
+    likeness = Likeness(original, signed=signed, outlines=_outlines(model, x, original))
+    found = [likeness(original)]
     refusals: dict[int, str] = {}
     for k in track(range(len(parts.parts)), "parameter randomization"):
         again = randomiser.step(k)
         try:
-            found.append(_likeness(original, condensed(explain(again, x, target)), signed, outlines))
+            found.append(likeness(condensed(explain(again, x, target))))
         except NotPossible as refusal:
             refusals[k + 1] = str(refusal)
             found.append({name: torch.full_like(values, math.nan) for name, values in found[0].items()})
     rows = {name: torch.stack([stage[name] for stage in found], dim=1) for name in found[0]}
     name = " of ".join(filter(None, ["The map", attribution.provenance.method.replace("_", " ")]))
-    checks = _verdict(rows, parts, order, name) | _notes(parts, randomiser, refusals) | _edges(rows)
+    told = int(((original != 0).flatten(1).sum(1) - 3).clamp(min=0).sum())
+    checks = _verdict(rows, parts, order, name, told) | _notes(parts, randomiser, refusals) | _edges(rows)
     return _curve(rows, parts, order, checks)
-
-
-def _likeness(original: Tensor, again: Tensor, signed: bool, outlines: Tensor | None) -> dict[str, Tensor]:
-    """How similar a map is to the original one, and to the picture's edges."""
-    found = similarities(original, again, signed=signed)
-    if outlines is not None:
-        found[_EDGES] = spearman(again.abs().flatten(1), outlines.flatten(1))
-    return found
 
 
 def _curve(rows: dict[str, Tensor], parts: Blocks, order: Order, checks: dict[str, Check]) -> Curve:
@@ -85,7 +79,7 @@ def _curve(rows: dict[str, Tensor], parts: Blocks, order: Order, checks: dict[st
     low, high = {}, {}
     for name, values in rows.items():
         if len(values) > 1:
-            low[name], high[name] = bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
+            low[name], high[name] = interval(values)
     where = "random from the output down to" if order == "cascading" else "random in the block that ends at"
     return Curve(
         title="Parameter randomization",
@@ -108,11 +102,20 @@ def agreement(rows: dict[str, Tensor]) -> Tensor:
 
     A map that is turned upside down has not forgotten what it shows.
     """
-    kept = torch.stack([rows[name].abs() for name in (SIGNED, SIZES) if name in rows])
-    return kept.amax(0).nanmean(0)
+    return _kept(rows).nanmean(0)
 
 
-def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order, name: str) -> dict[str, Check]:
+def _kept(rows: dict[str, Tensor]) -> Tensor:
+    """The same for each input, (n, stages).
+
+    Of a row or text, the sign counts where there is one: the sizes of contributions follow those of the columns or
+    embeddings in any network, however random.
+    """
+    names = (SIGNED,) if SIGNED in rows and "SSIM" not in rows else (SIGNED, SIZES)
+    return torch.stack([rows[name].abs() for name in names if name in rows]).amax(0)
+
+
+def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order, name: str, told: int) -> dict[str, Check]:
     """By the agreement over the upper half of the stages, and at the end, where nothing learned is left."""
     stages = agreement(rows)[1:]
     half = (len(stages) + 1) // 2 if order == "cascading" else len(stages)
@@ -120,7 +123,7 @@ def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order, name: str) ->
     if upper.isnan().all():
         text = "Once weights are random there is no map, or one of equal values: nothing of the map is left."
         return {"verdict": Check(text, "note")}
-    held = float(upper.nanmean())
+    held, between = float(upper.nanmean()), _interval(rows, half)
     worst = max(held, float(last.nan_to_num(0.0)) if order == "cascading" else 0.0)
     if order == "cascading":
         layers = sum(len(part) for part in parts.parts[:half])
@@ -134,10 +137,13 @@ def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order, name: str) ->
         numbers = f"rank correlation with itself {held:.2f} on average {where}"
     elif not stages[half - 1].isnan() and not last.isnan():
         numbers += f", {float(stages[0]):.2f} with the output layer alone, {float(last):.2f} with all"
+    if worst >= SLOW and correlation_interval(min(worst, 1.0), told + 3, ranked=True)[0] < LITTLE:
+        text = f"{name} changes little ({numbers}), but so few entries do not tell that from chance: give more inputs."
+        return {"verdict": Check(text, "note", held, between)}
     if worst >= SAME:
         return {
             "verdict": Check(
-                f"{name} hardly changes ({numbers}): it does not show what this model learned.", "fail", held
+                f"{name} hardly changes ({numbers}): it does not show what this model learned.", "fail", held, between
             )
         }
     if worst >= SLOW:
@@ -146,9 +152,20 @@ def _verdict(rows: dict[str, Tensor], parts: Blocks, order: Order, name: str) ->
                 f"{name} changes slowly ({numbers}): part of it does not come from what this model learned.",
                 "warn",
                 held,
+                between,
             )
         }
-    return {"verdict": Check(f"{name} reacts to what the model learned ({numbers}).", "ok", held)}
+    return {"verdict": Check(f"{name} reacts to what the model learned ({numbers}).", "ok", held, between)}
+
+
+def _interval(rows: dict[str, Tensor], half: int) -> tuple[float, float] | None:
+    """Over several inputs, the bootstrap interval of what the verdict goes by."""
+    means = _kept(rows)[:, 1 : half + 1].nanmean(1)
+    means = means[~means.isnan()]
+    if len(means) < 2:
+        return None
+    low, high = interval(means)
+    return float(low), float(high)
 
 
 def _notes(parts: Blocks, randomiser: Randomiser, refusals: dict[int, str]) -> dict[str, Check]:
@@ -175,9 +192,9 @@ def _outlines(model: Model, x: Batch, original: Tensor) -> Tensor | None:
 
 
 def _edges(rows: dict[str, Tensor]) -> dict[str, Check]:
-    if _EDGES not in rows:
+    if EDGES not in rows:
         return {}
-    means = rows[_EDGES].nanmean(0)
+    means = rows[EDGES].nanmean(0)
     before, after = float(means[0]), float(means[1:].nanmean())
     text = (
         "An edge detector would stay at 1 throughout. The sizes of this map have a rank correlation of "

@@ -15,10 +15,10 @@ from cutaway.core.method import explainer_of, method
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution, Scores
 from cutaway.evaluation.orders import condensed, explained
-from cutaway.evaluation.sanity import SAME, SIGNED, SIZES, SLOW
-from cutaway.evaluation.similarity import similarities
+from cutaway.evaluation.paired import interval
+from cutaway.evaluation.sanity import SAME, SLOW
+from cutaway.evaluation.similarity import SIGNED, SIZES, similarities
 from cutaway.evaluation.weights import copied
-from cutaway.maths.statistics import bootstrap_interval
 
 
 @method(paper="adebayo2018")
@@ -49,7 +49,7 @@ def label_randomization(
     original, again = condensed(attribution), condensed(explainer_of(attribution)(second, x, target))
     signed = attribution.signed and bool((original < 0).any())
     rows = similarities(original, again, signed=signed)
-    intervals = [bootstrap_interval(v, generator=torch.Generator().manual_seed(0)) for v in rows.values()]
+    intervals = [interval(v) for v in rows.values()]
     return Scores(
         title="Label randomization",
         names=list(rows),

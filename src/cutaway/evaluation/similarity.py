@@ -2,16 +2,19 @@
 
 import math
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.evaluation.orders import ranks
 from cutaway.maths.statistics import pearson, spearman
+from cutaway.maths.statistics import ranks as ranks_of
 
+SIGNED, SIZES = "rank correlation", "rank correlation of sizes"
+EDGES = "rank correlation with the picture's edges"
 # A histogram of gradients needs at least two by two cells of this many pixels.
-_HOG_CELL = 8
+_HOG_CELL, _DIRECTIONS = 8, 9
 
 
 def similarities(
@@ -23,14 +26,53 @@ def similarities(
         a, b: Maps, one number per position.
         signed: False leaves out the correlation with sign, where the sign has no meaning or never changes.
     """
-    flat_a, flat_b = a.flatten(1), b.flatten(1)
-    found = {"rank correlation": spearman(flat_a, flat_b)} if signed else {}
-    found["rank correlation of sizes"] = spearman(flat_a.abs(), flat_b.abs())
-    if a.ndim == 3 and min(a.shape[1:]) >= 3:
-        found["SSIM"] = torch.tensor([ssim(p, q) for p, q in zip(a, b, strict=True)], dtype=torch.float64)
-    if a.ndim == 3 and min(a.shape[1:]) >= 2 * _HOG_CELL:
-        found["HOG correlation"] = pearson(hog(a), hog(b))
-    return found
+    return Likeness(a, signed=signed)(b)
+
+
+class Likeness:
+    """How alike maps are to those of the same inputs that stay the same; what depends on these is computed once."""
+
+    def __init__(
+        self, maps: Float[Tensor, "n *entries"], *, signed: bool, outlines: Float[Tensor, "n h w"] | None = None
+    ) -> None:
+        """The maps that stay.
+
+        Args:
+            maps: One number per position.
+            signed: False leaves out the correlation with sign.
+            outlines: Other maps of the same inputs, whose rank correlation with the sizes is added.
+        """
+        self._maps = maps
+        self._signed = ranks_of(maps.flatten(1)) if signed else None
+        self._sizes = ranks_of(maps.flatten(1).abs())
+        self._outlines = ranks_of(outlines.flatten(1)) if outlines is not None else None
+        self._hog = hog(maps) if maps.ndim == 3 and min(maps.shape[1:]) >= 2 * _HOG_CELL else None
+
+    def __call__(self, b: Float[Tensor, "n *entries"]) -> dict[str, Float[Tensor, " n"]]:
+        """By measure, the likeness of each of these maps to its own."""
+        if b.ndim == 2:
+            return self._of_rows(b)
+        sizes = ranks_of(b.flatten(1).abs())
+        found = {SIGNED: pearson(self._signed, ranks_of(b.flatten(1)))} if self._signed is not None else {}
+        found[SIZES] = pearson(self._sizes, sizes)
+        if b.ndim == 3 and min(b.shape[1:]) >= 3:
+            pairs = zip(self._maps, b, strict=True)
+            found["SSIM"] = torch.tensor([ssim(p, q) for p, q in pairs], dtype=torch.float64)
+        if self._hog is not None:
+            found["HOG correlation"] = pearson(self._hog, hog(b))
+        if self._outlines is not None:
+            found[EDGES] = pearson(sizes, self._outlines)
+        return found
+
+    def _of_rows(self, b: Float[Tensor, "n entries"]) -> dict[str, Float[Tensor, " n"]]:
+        """For rows and texts, over entries that are not zero in both: a column at its baseline is zero in any map."""
+        found: dict[str, list[float]] = {SIGNED: [], SIZES: []} if self._signed is not None else {SIZES: []}
+        for p, q in zip(self._maps, b, strict=True):
+            told = (p != 0) | (q != 0)
+            for name, values in found.items():
+                one, other = (p[told], q[told]) if name == SIGNED else (p[told].abs(), q[told].abs())
+                values.append(float(spearman(one, other)) if len(one) > 2 else math.nan)
+        return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}
 
 
 def ssim(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"]) -> float:
@@ -43,17 +85,32 @@ def ssim(a: Float[Tensor, "h w"], b: Float[Tensor, "h w"]) -> float:
     window = min(11, *a.shape)
     window -= 1 - window % 2
     gaussian = {"gaussian_weights": True, "sigma": 1.5} if window == 11 else {}
-    return float(structural_similarity(_scaled(a), _scaled(b), data_range=2.0, win_size=window, **gaussian))
+    return float(
+        structural_similarity(_scaled(a).numpy(), _scaled(b).numpy(), data_range=2.0, win_size=window, **gaussian)
+    )
 
 
 def hog(maps: Float[Tensor, "n h w"]) -> Float[Tensor, "n features"]:
-    """Histograms of oriented gradients, 8 pixels a cell: where lines are and how they run."""
-    from skimage.feature import hog as histograms
+    """Histograms of oriented gradients: where lines are and how they run, each cell divided by its own size.
 
-    cell = (_HOG_CELL, _HOG_CELL)
-    return torch.stack(
-        [torch.from_numpy(histograms(_scaled(m), pixels_per_cell=cell, cells_per_block=(1, 1))).double() for m in maps]
-    )
+    Nine directions over half a turn, cells of 8 x 8 pixels, every cell a block. A cell's histogram is divided by its
+    norm, cut at 0.2 and divided again.
+
+    Source: Dalal and Triggs 2005, with their L2-Hys.
+    """
+    values = torch.stack([_scaled(m) for m in maps])
+    down, across = torch.zeros_like(values), torch.zeros_like(values)
+    down[:, 1:-1], across[:, :, 1:-1] = values[:, 2:] - values[:, :-2], values[:, :, 2:] - values[:, :, :-2]
+    turn = torch.rad2deg(torch.atan2(down, across)) % 180
+    which = (turn * (_DIRECTIONS / 180)).long().clamp(max=_DIRECTIONS - 1)
+    rows, columns = (length // _HOG_CELL for length in maps.shape[1:])
+    spread = torch.zeros(len(maps), _DIRECTIONS, *maps.shape[1:], dtype=torch.float64)
+    spread.scatter_(1, which[:, None], torch.hypot(down, across)[:, None])
+    whole = spread[..., : rows * _HOG_CELL, : columns * _HOG_CELL]
+    cells = F.avg_pool2d(whole, _HOG_CELL).permute(0, 2, 3, 1)
+    for limit in (0.2, math.inf):
+        cells = (cells / (cells.square().sum(-1, keepdim=True) + 1e-10).sqrt()).clamp(max=limit)
+    return cells.flatten(1)
 
 
 def overlap(
@@ -72,7 +129,7 @@ def overlap(
     return torch.stack(common).double().cpu()
 
 
-def _scaled(m: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """A map divided by its largest size, so that it lies in [-1, 1]."""
+def _scaled(m: Tensor) -> Tensor:
+    """A map divided by its largest size, so that it lies in [-1, 1]; in double precision, on the CPU."""
     largest = float(m.abs().max())
-    return (m.double() / (largest if largest > 0 and math.isfinite(largest) else 1.0)).cpu().numpy()
+    return m.double().cpu() / (largest if largest > 0 and math.isfinite(largest) else 1.0)

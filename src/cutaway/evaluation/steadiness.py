@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cutaway.core.checks import Check, Status
 from cutaway.core.result import Scores
-from cutaway.maths.statistics import bootstrap_interval
+from cutaway.evaluation.paired import interval
 
 # Mean rank correlations from which a map counts as steady, and below which as another map.
 _STEADY, _LOST = 0.7, 0.3
@@ -41,16 +41,16 @@ def scores_of(rows: list[Row], noise: float, top: float) -> Scores:
     """Means over all copies of all inputs, with intervals and sentences."""
     correlation, coarse = (torch.cat([getattr(row, name) for row in rows]) for name in ("correlation", "coarse"))
     correlation, coarse = correlation[~correlation.isnan()], coarse[~coarse.isnan()]
-    common = torch.cat([row.common for row in rows])
     lowest = float(correlation.min()) if len(correlation) else math.nan
     share = sum(row.kept for row in rows) / sum(row.draws for row in rows)
-    found = {"rank correlation": _mean(correlation), "lowest rank correlation": (lowest, lowest, lowest)}
+    found = {"rank correlation": _mean([row.correlation for row in rows]), "lowest rank correlation": (lowest,) * 3}
     if any(len(row.coarse) for row in rows):
-        found["rank correlation of cells"] = _mean(coarse)
-    found |= {f"overlap of the highest {top:.0%}": _mean(common), "predictions kept": (share, share, share)}
+        found["rank correlation of cells"] = _mean([row.coarse for row in rows])
+    overlap = _mean([row.common for row in rows])
+    found |= {f"overlap of the highest {top:.0%}": overlap, "predictions kept": (share,) * 3}
     values, low, high = torch.tensor(list(found.values()), dtype=torch.float64).T
     lowered = any(row.noise < noise for row in rows)
-    verdict = _verdict(correlation, coarse, _mean(common)[0], _stated(rows, noise), top, lowered)
+    verdict = _verdict(found["rank correlation"], coarse, overlap[0], _stated(rows, noise), top, lowered)
     return Scores(
         title="Stability",
         names=list(found),
@@ -68,20 +68,24 @@ def _stated(rows: list[Row], noise: float) -> str:
     return f"{used[0]:g}" if len(used) == 1 else f"{used[0]:g} to {used[-1]:g}"
 
 
-def _mean(values: Tensor) -> tuple[float, float, float]:
-    """Mean, and its interval."""
-    if not len(values):
+def _mean(parts: list[Tensor]) -> tuple[float, float, float]:
+    """Mean over all copies, and its interval: over the inputs if there are several, else over the copies of one."""
+    kept = [part[~part.isnan()] for part in parts]
+    kept = [part for part in kept if len(part)]
+    if not kept:
         return math.nan, math.nan, math.nan
-    low, high = bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
-    return float(values.mean()), float(low), float(high)
+    low, high = interval(torch.stack([part.mean() for part in kept]) if len(kept) > 1 else kept[0])
+    return float(torch.cat(kept).mean()), float(low), float(high)
 
 
-def _verdict(correlation: Tensor, coarse: Tensor, common: float, noise: str, top: float, lowered: bool) -> Check:
+def _verdict(
+    correlation: tuple[float, float, float], coarse: Tensor, common: float, noise: str, top: float, lowered: bool
+) -> Check:
     """By the order of single entries; where that is lost, by the order of cells, which an eye sees first."""
-    if not len(correlation):
+    mean, low, high = correlation
+    if math.isnan(mean):
         text = f"The map, or every map under noise of {noise}, has one value everywhere: it has no order."
         return Check(text, "warn")
-    mean, low, high = _mean(correlation)
     cells = float(coarse.mean()) if len(coarse) else mean
     what, status = _judged(mean, cells)
     status = "note" if status == "ok" and lowered else status

@@ -108,7 +108,9 @@ class Subject(NamedTuple):
             places: For each order, the place of every player in it.
             shares: Shares of the players that have gone, from 0 to 1.
         """
-        counts = (shares * self.players).round().long()
+        # As many are left at share 1 - s as have gone at s, so that a curve can be read from either end.
+        gone, left = (shares * self.players).round(), ((1 - shares) * self.players).round()
+        counts = torch.where(shares <= 0.5, gone, self.players - left).long()
         found = ends[0].expand(len(places), len(shares)).clone()
         found[:, counts == self.players] = ends[1]
         inner = [n for n in counts.unique().tolist() if 0 < n < self.players]

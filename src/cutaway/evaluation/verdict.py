@@ -8,7 +8,7 @@ from torch import Tensor
 from cutaway.core.checks import Check
 from cutaway.core.result import Curve
 from cutaway.evaluation.curves import Kind, Measured
-from cutaway.evaluation.paired import above
+from cutaway.evaluation.paired import above, lead_interval
 from cutaway.maths.statistics import bootstrap_interval
 
 _CHANCE = "random order"
@@ -67,7 +67,8 @@ def _checks(kind: Kind, found: Measured) -> dict[str, Check]:
     if len(found.own) > 1:
         sentence += f" {_over_fills(lead)}"
     mine, others = area(found.own[first], found.shares), area(found.random[first], found.shares)
-    checks = {"verdict": Check(sentence, _status(kind, found, lead), float((mine - others.mean(1)).mean()))}
+    gaps = mine[:, None] - others
+    checks = {"verdict": Check(sentence, _status(kind, found, lead), float(gaps.mean()), lead_interval(gaps))}
     if found.tied > 0.01:
         text = f"{found.tied:.0%} of the pieces share their rank with another; among equals the order is random."
         text += f" For {found.flat} inputs the map has one value everywhere, so all of it is." if found.flat else ""
@@ -122,32 +123,39 @@ def _over_fills(lead: dict[str, dict[str, bool]]) -> str:
 
 
 def _status(kind: Kind, found: Measured, lead: dict[str, dict[str, bool]]) -> Literal["ok", "note", "warn", "fail"]:
-    """`ok` ahead of every control with every fill; `fail` if random orders are ahead of the map with every fill."""
+    """`ok` ahead of every control with every fill that tells; `fail` if random orders are ahead with each of them."""
     if found.flat:
         return "warn"  # whatever the curve does, chance did some of it
-    if all(all(leads.values()) for leads in lead.values()):
+    telling = [fill for fill in lead if fill not in _idle(found)]
+    if not telling:
+        return "warn"
+    if all(all(lead[fill].values()) for fill in telling):
         return "ok"
-    if all(leads[_CHANCE] for leads in lead.values()):
+    if all(lead[fill][_CHANCE] for fill in telling):
         return "note"
     sign = -1.0 if kind == "deletion" else 1.0
     behind = [
         above(sign * (area(found.random[fill], found.shares) - area(found.own[fill], found.shares)[:, None]))
-        for fill in found.own
+        for fill in telling
     ]
     return "fail" if all(behind) else "warn"
 
 
 def _range(found: Measured) -> dict[str, Check]:
     """A fill that leaves the answer in place makes a curve that says little."""
-    flat = [
+    if not (flat := _idle(found)):
+        return {}
+    text = (
+        f"Replacing everything by {' or '.join(map(repr, flat))} hardly changes {found.watched}, so there the curves "
+        "say little, and do not count."
+    )
+    return {"range": Check(text, "warn")}
+
+
+def _idle(found: Measured) -> list[str]:
+    """Fills that leave the answer where it is even if they replace everything."""
+    return [
         fill
         for fill, rows in found.own.items()
         if float((rows[:, 0] - rows[:, -1]).abs().mean()) < 0.1 * float(rows[:, [0, -1]].abs().max())
     ]
-    if not flat:
-        return {}
-    text = (
-        f"Replacing everything by {' or '.join(map(repr, flat))} hardly changes {found.watched}, so there the curves "
-        "say little."
-    )
-    return {"range": Check(text, "warn")}

@@ -22,7 +22,12 @@ from cutaway.evaluation.orders import explained, over_input, random_ranks, ranks
 Score = Literal["probability", "target"]
 
 
-@method(paper="deyoung2020", needs={"tokens"}, quick={"fills": ("zero",), "orders": 2, "steps": 4})
+@method(
+    paper="deyoung2020",
+    laws={"oracle_beats_random"},
+    needs={"tokens"},
+    quick={"fills": ("zero",), "orders": 2, "steps": 4},
+)
 def word_deletion(
     model: Model,
     x: Batch,

@@ -1,41 +1,30 @@
 """Explain inputs: the maps, the evidence for each, the strongest units of photos, and what none of it can tell."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from cutaway.core.catalogue import Method, catalogue, find
+from cutaway.core.catalogue import Method
 from cutaway.core.checks import Check
 from cutaway.core.dataset import Examples
-from cutaway.core.errors import BadOption, NotPossible
+from cutaway.core.errors import NotPossible
 from cutaway.core.layers import Layer
 from cutaway.core.model import Model
 from cutaway.core.progress import track
-from cutaway.core.result import Attribution, Pictures, Result
+from cutaway.core.result import Attribution, Pictures
 from cutaway.core.target import Target, TargetLike
-from cutaway.plot import heat
+from cutaway.evaluation.trust_cases import Plan, cases_of, examine
+from cutaway.evaluation.trust_table import table_of
+from cutaway.evaluation.trust_tests import chosen_tests, methods_of
+from cutaway.evaluation.trust_words import sentence
+from cutaway.plot import attribution, heat
 from cutaway.report.explanation import InputExplanation, Kind, MapExplanation
-from cutaway.report.verdict import verdict
 from cutaway.session.run import run
 
-METHODS: dict[Kind, tuple[str, ...]] = {
-    "image": (
-        "gradient",
-        "input_x_gradient",
-        "smoothgrad",
-        "integrated_gradients",
-        "guided_backprop",
-        "grad_cam",
-        "occlusion",
-        "rise",
-    ),
-    "tokens": ("gradient", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shapley"),
-    "row": ("gradient", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shapley"),
-}
 _FOOLED = "A map that passes these tests can still be fooled by an input made to fool it."
 LIMITS: dict[Kind, tuple[str, ...]] = {
     "image": (
@@ -77,25 +66,13 @@ LIMITS: dict[Kind, tuple[str, ...]] = {
         _FOOLED,
     ),
 }
-# The evidence beside each map. Those that repeat the method do so in its quick form.
-TESTS = ("completeness", "deletion", "insertion", "parameter_randomization", "stability")
-_NOT_FOR: dict[Kind, tuple[str, ...]] = {"tokens": ("stability",)}  # a text cannot be changed by a little noise
-_PARTS: dict[Kind, str] = {"image": "regions", "tokens": "words", "row": "columns"}
-_REPEATING = ("parameter_randomization", "stability")
 UNITS = 6
 
 
 def chosen(names: Sequence[str] | str | None, kind: Kind = "image") -> list[Method]:
-    """The attribution methods of a list of names; the default ones for a kind of input, or `all`."""
-    if names in (None, (), []):
-        return [find(name) for name in METHODS[kind]]
-    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names or ())
-    if names == ["all"]:
-        return [m for m in catalogue().values() if m.result == "Attribution" and "target" in m.positional]
-    for method in (found := [find(name) for name in names]):
-        if method.result != "Attribution":
-            raise BadOption(f"expected methods that explain a prediction; {method.name} gives {method.result}.")
-    return found
+    """The attribution methods of a list of names; the usual ones for a kind of input, or `all`."""
+    given = names.split(",") if isinstance(names, str) else list(names or ())
+    return [method for method in methods_of(given, kind) if isinstance(method, Method)]
 
 
 def kind_of(model: Model) -> Kind:
@@ -107,7 +84,13 @@ def kind_of(model: Model) -> Kind:
 
 
 def inputs(
-    model: Model, examples: Examples, methods: Sequence[Method], *, target: TargetLike | None = None, seed: int = 0
+    model: Model,
+    examples: Examples,
+    methods: Sequence[Method],
+    *,
+    target: TargetLike | None = None,
+    budget: float = math.inf,
+    seed: int = 0,
 ) -> Iterator[tuple[InputExplanation, list[str]]]:
     """Explain one photo, text or row after the other.
 
@@ -116,6 +99,7 @@ def inputs(
         examples: What to explain.
         methods: Attribution methods.
         target: What to explain; each input's predicted class if not given.
+        budget: Seconds for the maps and tests of all inputs together.
         seed: For all random choices.
 
     Yields:
@@ -123,11 +107,17 @@ def inputs(
     """
     kind_of(model)
     for example in examples:
-        yield one(model, example, methods, target=target, seed=seed)
+        yield one(model, example, methods, target=target, budget=budget / max(1, len(examples)), seed=seed)
 
 
 def one(
-    model: Model, example: Examples, methods: Sequence[Method], *, target: TargetLike | None, seed: int
+    model: Model,
+    example: Examples,
+    methods: Sequence[Method],
+    *,
+    target: TargetLike | None,
+    budget: float = math.inf,
+    seed: int = 0,
 ) -> tuple[InputExplanation, list[str]]:
     """Explain one input; see `inputs`."""
     kind, (x,) = kind_of(model), example.x
@@ -136,20 +126,27 @@ def one(
     probabilities = model.predict(example)[0]
     best = probabilities.topk(min(5, len(probabilities)))
     aim = Target.of(_named(model, int(best.indices[0])) if target is None else target, model)
+    cases, tests = cases_of(methods), chosen_tests((), kind)
+    examine(model, example, aim, cases, Plan(tests, example.masks, budget, False, seed))
+    table = table_of(model, model.inputs(example), cases, tests, budget, 1)
     maps, notes = [], []
-    for method in track(methods, f"explaining {example.names[0]}"):
-        try:
-            shown, refused = tested(model, example, method, aim, seed)
-            maps.append(shown)
-            notes += refused
-        except NotPossible as refusal:
-            notes.append(f"{method.name}: {refusal}")
+    for case in cases:
+        if case.map is None:
+            notes.append(f"{case.name}: {case.why_none}")
+        elif attribution.kind_of(case.map) != kind:
+            notes.append(
+                f"{case.name}: its map is over {case.map.wrt} and not over the input, so it is not drawn here."
+            )
+        else:
+            maps.append(MapExplanation(case.map, sentence(case, kind), case.evidence))
+    notes += [str(table.checks["partial"])] if "partial" in table.checks else []
     page = InputExplanation(
         name=example.names[0],
         image=x if isinstance(x, Tensor) and kind == "image" else torch.empty(0),
         predictions=[(model.class_name(int(i)), float(p)) for p, i in zip(best.values, best.indices, strict=True)],
         target=str(aim),
         maps=maps,
+        trust=table,
         units=strongest_units(model, example, aim) if kind == "image" else [],
         text=x if isinstance(x, str) else "",
         columns=list(zip(model.space.names, x.tolist(), strict=True))
@@ -157,35 +154,6 @@ def one(
         else (),
     )
     return page, notes
-
-
-def tested(
-    model: Model, example: Examples, method: Method, target: Target, seed: int
-) -> tuple[MapExplanation, list[str]]:
-    """One method's map with its evidence. Tests that repeat the method do so with its `quick` options, and say so."""
-
-    def attribution(**options: Any) -> Attribution:
-        made = run(method.name, model, example, target=target, **_seeded(method, seed), **options)
-        assert isinstance(made, Attribution)
-        return made
-
-    full = attribution()
-    rough = attribution(**method.quick) if method.quick else full
-    evidence: dict[str, Result] = {}
-    notes: list[str] = []
-    for name in TESTS:
-        if name in _NOT_FOR.get(kind_of(model), ()) or (name == "completeness" and "complete" not in method.laws):
-            continue
-        test, repeats = find(name), name in _REPEATING
-        options = {**_seeded(test, seed), **(test.quick if repeats else {})}
-        try:
-            found = run(name, model, example, rough if repeats else full, **options)
-            evidence[name] = _said_quick(found, method) if repeats else found
-        except NotPossible as refusal:
-            notes.append(f"{method.name}, {name}: {refusal}")
-    return MapExplanation(
-        attribution=full, sentence=verdict(evidence, _PARTS[kind_of(model)]), evidence=evidence
-    ), notes
 
 
 def strongest_units(model: Model, example: Examples, target: Target) -> list[Pictures]:
@@ -243,20 +211,6 @@ def provenance(model: Model, seed: int, started: float) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "time": f"{time.perf_counter() - started:.0f} s",
     }
-
-
-def _seeded(method: Method, seed: int) -> dict[str, Any]:
-    return {"seed": seed} if any(option.name == "seed" for option in method.options) else {}
-
-
-def _said_quick(result: Result, method: Method) -> Result:
-    if not method.quick:
-        return result
-    options = ", ".join(f"{name}={value}" for name, value in method.quick.items())
-    note = Check(
-        f"The method was repeated in its quick form ({options}), also for the map it is compared with.", "note"
-    )
-    return replace(result, checks={**result.checks, "quick": note})
 
 
 def _named(model: Model, index: int) -> int | str:

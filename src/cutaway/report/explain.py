@@ -1,11 +1,14 @@
 """The page of `cutaway explain`: predictions, maps one beside the other, the evidence for each, units, limits."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cutaway.core.errors import BadOption
-from cutaway.core.result import Curve, Result, Scores
+from cutaway.core.result import Result, Table
+from cutaway.evaluation.trust_table import COST
 from cutaway.plot import attribution, bars, describe, heat
 from cutaway.plot.style import number
 from cutaway.report import charts, data, files, page, views
@@ -118,7 +121,7 @@ def _input(one: InputExplanation, model: str, i: int) -> View:
         "subject": heat.subject(one.target),
         "summary": one.summary or _summary(one, model),
         "maps": maps,
-        "table": _table(one.maps, maps),
+        "table": _table(one.trust, {m.attribution.provenance.method: v for m, v in zip(one.maps, maps, strict=True)}),
         "units": [{"title": _name(r), "drawing": views.drawing(r), "checks": views.checks(r)} for r in one.units],
     }
 
@@ -187,49 +190,45 @@ def _percent(p: float) -> str:
     return "more than 99\u00a0%" if 0.995 <= p < 1 else f"{number(100 * p, 2)}\u00a0%"
 
 
-def _table(given: Sequence[MapExplanation], maps: list[View]) -> View:
-    """Methods by evidence: the number that each test gives, and what its best control gives."""
-    names = list(dict.fromkeys(name for m in given for name in m.evidence))
-    examples = {name: next(m.evidence[name] for m in given if name in m.evidence) for name in names}
+def _table(trust: Table | None, maps: Mapping[str, View]) -> View | None:
+    """The verdicts: methods by evidence, each number with its interval, and what they cost."""
+    if trust is None:
+        return None
     rows = []
-    for shown, view in zip(given, maps, strict=True):
-        cost = shown.attribution.provenance.cost
+    for row, low, value, high in zip(trust.rows, *(trust.extra[k] for k in ("low", "value", "high")), strict=True):
+        name, verdict, *cells = row[: len(row) - len(COST)]
+        cost = dict(zip(COST, row[-len(COST) :], strict=True))
         rows.append(
             {
-                "view": view,
-                "cells": [_figure_of(shown.evidence.get(name)) for name in names],
-                "passes": cost.forwards + cost.backwards,
-                "seconds": cost.seconds,
-                "seconds_text": number(cost.seconds),
+                "name": _words(name),
+                "view": maps.get(name),
+                "verdict": verdict,
+                "cells": [
+                    _cell(*parts) for parts in zip(cells, value.tolist(), low.tolist(), high.tolist(), strict=True)
+                ],
+                "passes": cost["forwards"] + cost["backwards"],
+                "seconds": cost["seconds"],
+                "seconds_text": number(cost["seconds"]),
             }
         )
-    heads = [{"name": _words(name), "note": _unit_of(examples[name])} for name in names]
-    return {"heads": heads, "rows": rows}
+    said = {name: check for name, check in trust.checks.items() if name not in {row[0] for row in trust.rows}}
+    heads = [
+        dict(zip(("name", "note"), head.partition(", ")[::2], strict=True)) for head in trust.columns[2 : -len(COST)]
+    ]
+    return {"heads": heads, "rows": rows, "checks": views.checks(replace(trust, checks=said))}
 
 
-def _figure_of(result: Result | None) -> View:
-    if isinstance(result, Curve) and result.summary:
-        own, *controls = result.summary.items()
-        # The map's own curve with another fill is no control.
-        controls = [(name, value) for name, value in controls if _in_short(name) != _in_short(own[0])]
-        beside = [f"{_in_short(name)} {number(value, 2)}" for name, value in controls[:2]]
-        return {"text": number(own[1]), "sort": own[1], "beside": beside}
-    if isinstance(result, Scores) and len(result.values):
-        return {"text": number(float(result.values[0])), "sort": float(result.values[0]), "beside": []}
-    return {"text": "–", "sort": "", "beside": []}
+def _cell(text: str, value: float, low: float, high: float) -> View:
+    """A number with the mark of its test; without a number, what the table says instead."""
+    if math.isnan(value):
+        return {"mark": "", "text": text, "sort": "", "beside": ""}
+    beside = "" if math.isnan(low) else f"{_two(low)} to {_two(high)}"
+    return {"mark": text.partition(" ")[0], "text": _two(value), "sort": value, "beside": beside}
 
 
-def _in_short(name: str) -> str:
-    """The name of a control without the words that the column's head already says."""
-    return name.partition(",")[0].removesuffix(" order").removesuffix(" first").replace("_", " ")
-
-
-def _unit_of(result: Any) -> str:
-    what = getattr(result, "summary_label", "") or (
-        result.names[0] if isinstance(result, Scores) and result.names else ""
-    )
-    better = getattr(result, "better", "")
-    return ", ".join(filter(None, [what.replace("_", " "), f"{better} is better" if better else ""]))
+def _two(value: float) -> str:
+    """Two digits after the point in every row, so that numbers can be read down a column."""
+    return f"{value + 0.0:.2f}".replace("-", "−")
 
 
 def _name(result: Result) -> str:

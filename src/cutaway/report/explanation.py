@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from cutaway.core.result import Attribution, Pictures, Ranking, Result
+from cutaway.core.result import Attribution, Pictures, Ranking, Result, Table
 
 Kind = Literal["image", "tokens", "row"]
 
@@ -18,8 +18,8 @@ class MapExplanation:
     Attributes:
         attribution: The map; its first input is shown.
         sentence: The verdict in one plain sentence; a `Check` brings its status along.
-        evidence: Results by a short name: "completeness", "deletion", "insertion", "randomization", "stability".
-            In a `Curve`, the first series is the method's own and the others are controls.
+        evidence: Results of tests by their names. In a `Curve`, the first series is the method's own and the others
+            are controls.
         python: The lines that make the map.
         shell: The same on the command line.
     """
@@ -45,6 +45,7 @@ class InputExplanation:
         summary: A plain paragraph; made from the rest where it is empty.
         text: The text, where it is one.
         columns: Names and values, where it is a row.
+        trust: The verdicts on the maps in one table, as `cutaway.run("trust", ...)` gives it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class InputExplanation:
     summary: str = ""
     text: str = ""
     columns: Sequence[tuple[str, float]] = ()
+    trust: Table | None = None
 
     @property
     def kind(self) -> Kind:

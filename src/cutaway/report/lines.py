@@ -1,7 +1,7 @@
 """The Python lines and the shell line that make a result again."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cutaway.core.result import Provenance
@@ -31,9 +31,10 @@ def load_arguments(source: Mapping[str, Any]) -> str:
     return ", ".join([repr(source["model"]), *options])
 
 
-def model_options(source: Mapping[str, Any]) -> list[str]:
-    """The same as options of the command line."""
-    return [word for name, value in source.items() for word in (f"--{name}", str(value))]
+def model_options(source: Mapping[str, Any], taken: Collection[str] = ()) -> list[str]:
+    """The same as options of the command line; those whose name a method took for its own begin with `model-`."""
+    named = {name: f"--{'model-' if name in taken else ''}{name}" for name in source}
+    return [word for name, value in source.items() for word in (named[name], str(value))]
 
 
 def given_as(source: str, *option: str) -> list[str]:
@@ -46,7 +47,7 @@ def shell_line(made: Provenance) -> str:
     if not made.method:
         return ""
     words = ["cutaway", "run", made.method]
-    words += model_options(_source(made))
+    words += model_options(_source(made), made.options)
     words += given_as(made.input, "--x") if made.input else []
     words += ["--target", made.target] if made.target else []
     for name, value in _options(made).items():
@@ -69,5 +70,5 @@ def _option(name: str, value: object) -> list[str]:
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
     if isinstance(value, list | tuple):
-        return [f"--{flag}", ",".join(map(str, value))]
+        return [f"--{flag}", ";".join(map(str, value))]
     return [] if value is None else [f"--{flag}", str(value)]

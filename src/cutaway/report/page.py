@@ -15,11 +15,18 @@ FOLDER = Path(__file__).parent / "templates"
 GENERATOR = "cutaway report"
 
 
-def render(template: str, **content: Any) -> str:
-    """A page from its template. All content is escaped unless it is `Markup` already."""
+def render(template: str, *, beside: bool = False, **content: Any) -> str:
+    """A page from its template. All content is escaped unless it is `Markup` already.
+
+    Args:
+        template: Its file.
+        beside: The page may show pictures that lie in its own folder or site; otherwise only those inside it.
+        **content: What the template asks for.
+    """
     style, script = style_sheet(), _source("page.js")
+    pictures = "data: 'self' file:" if beside else "data:"
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src {pictures}; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     frame = {"policy": policy, "style": Markup(style), "script": Markup(script), "generator": GENERATOR}

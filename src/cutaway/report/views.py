@@ -213,7 +213,10 @@ def table_view(result: Table) -> View:
     """Cells as text with the value that they sort by."""
     numeric = [all(_is_number(row[j]) for row in result.rows) for j in range(len(result.columns))]
     rows = [[_cell(value, right) for value, right in zip(row, numeric, strict=True)] for row in result.rows[:MOST_ROWS]]
-    return {"kind": "table", "columns": result.columns, "rows": rows, "left_out": len(result.rows) - len(rows)}
+    most = max(result.tally.values(), default=0) or 1
+    tally = [(name, charts.bar(value / most), str(value)) for name, value in result.tally.items()]
+    view = {"kind": "table", "columns": result.columns, "rows": rows, "left_out": len(result.rows) - len(rows)}
+    return {**view, "tally": tally, "tally_label": result.tally_label}
 
 
 def _cell(value: Any, right: bool) -> View:
@@ -252,7 +255,12 @@ def _ranking(result: Ranking) -> View:
 def _pictures(result: Pictures) -> View:
     shown = list(zip(result.images, result.captions, strict=True))
     tiny = max(result.images.shape[-2:], default=0) <= TINY
-    return {"kind": "pictures", "pictures": [(photo_uri(image), text) for image, text in shown], "tiny": tiny}
+    pictures = [(photo_uri(image), text) for image, text in shown]
+    groups = [("", pictures)]
+    if result.headings and result.columns:
+        starts = range(0, len(pictures), result.columns)
+        groups = [(head, pictures[i : i + result.columns]) for head, i in zip(result.headings, starts, strict=False)]
+    return {"kind": "pictures", "groups": groups, "tiny": tiny}
 
 
 def _figure(result: Result) -> View:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cutaway.core.recipe import Recipe
 from cutaway.core.space import images
 from cutaway.data.digits import CLASSES, digits
 from cutaway.zoo.entries import Entry
-from cutaway.zoo.train import Recipe, trained
+from cutaway.zoo.train import trained
 
 
 class DigitsCNN(nn.Module):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cutaway.core.model import Model
 
 if TYPE_CHECKING:
-    from cutaway.zoo.train import Recipe
+    from cutaway.core.recipe import Recipe
 
 
 @dataclass(frozen=True)

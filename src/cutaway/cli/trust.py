@@ -1,0 +1,108 @@
+"""`cutaway trust INPUT...`: which methods to believe for this model, in a table and a sentence for each."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table as Drawn
+from rich.text import Text
+
+from cutaway.cli.options import examples, show, with_model, with_output, with_text
+from cutaway.cli.progress import bars
+from cutaway.core.budget import FORWARDS, limits
+from cutaway.core.model import Model
+from cutaway.core.result import Result, Table
+from cutaway.plot import png, png_bytes
+from cutaway.plot.style import number
+from cutaway.report import write
+from cutaway.session.run import run as run_method
+from cutaway.store import Study
+
+_COLOURS = {"ok": "green", "note": "green", "warn": "yellow", "fail": "red"}
+# Columns of numbers; all others have text.
+_NUMBERS = ("inputs", "forwards", "backwards", "seconds")
+
+
+@click.command()
+@click.argument("names", metavar="[INPUT]...", nargs=-1)
+@with_text
+@with_model
+@click.option("--target", help="Class name or number. Each input's predicted class if not given.")
+@click.option("--methods", default="", help="Methods with commas between, or `all`. The usual ones if not given.")
+@click.option("--tests", default="", help="Tests with commas between. All that fit if not given.")
+@click.option("--region", help="What maps should point at: boxes x0,y0,x1,y1 in pixels, ; between inputs.")
+@click.option("--budget", type=float, help="Seconds; the tests that tell most come first.")
+@click.option("--rough", is_flag=True, help="Every method and test in its quick form.")
+@click.option("--yes", is_flag=True, help=f"Also do what is estimated to take more than {FORWARDS:,} forwards.")
+@click.option("--picture", type=click.Path(path_type=Path), help="Also draw the table into this PNG.")
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@with_output
+def trust(
+    names: tuple[str, ...],
+    text: tuple[str, ...],
+    model: Model,
+    methods: str,
+    tests: str,
+    yes: bool,
+    picture: Path | None,
+    study: Path,
+    open_it: bool,
+    **given: Any,
+) -> None:
+    """Test the maps of several methods in every way that fits, and say which of them to believe for this model.
+
+    One input says what to believe here; five or more, better twenty, what to believe of a method. An input is a photo,
+    a folder, a data set such as imagenet-samples[0:20], or - for a photo from standard input; for a model that reads
+    text, a file with one text per line, or --text; for one that reads rows, a CSV file.
+
+    \b
+    Examples:
+      cutaway trust cat.jpg
+      cutaway trust photos-of-mine --methods all --budget 600 --open
+      cutaway trust shapes/test[0:20] --model shapes-cnn --methods gradient,grad-cam,rise
+      cutaway trust --text "a gripping , funny film" --model sentiment-lstm
+    """  # noqa: D301 click reads \b as "keep these lines"
+    kept, batch = Study(study, draw=png_bytes), examples(names, text, model)
+    given = {name: value for name, value in given.items() if value is not None}
+    given |= {"methods": _listed(methods), "tests": _listed(tests)}
+    with bars(), limits(forwards=math.inf if yes else FORWARDS):
+        result = run_method("trust", model, batch, study=kept, **given)
+    tell(result, Console())
+    key = kept.key_of(result.provenance)
+    click.echo(f"kept as {key[:12]} in {study}; `cutaway report {key[:12]} --study {study}` makes a page of it")
+    if picture is not None:
+        png(result, picture)
+        click.echo(f"picture: {picture}")
+    if open_it:
+        show(write([result], study / "pages" / f"{key[:12]}.html", overwrite=True))
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.replace(";", ",").split(",") if name.strip())
+
+
+def tell(result: Result, console: Console) -> None:
+    """The table, a sentence for each method, and what else should be known."""
+    assert isinstance(result, Table)
+    drawn = Drawn(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in result.columns:
+        drawn.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
+    for row in result.rows:
+        status = getattr(result.checks.get(row[0]), "status", "")
+        colour = "" if row[1] == "not examined" else _COLOURS.get(status, "")
+        drawn.add_row(*(Text(_cell(value), style=colour if k == 1 else "") for k, value in enumerate(row)))
+    console.print(drawn)
+    names = [row[0] for row in result.rows]
+    for name in names:
+        console.print(f"[bold]{name}[/bold]", result.checks[name], highlight=False, soft_wrap=True)
+    for name, check in result.checks.items():
+        if name not in names:
+            console.print(Text(f"{name.replace('_', ' ')}: {check}", style="dim"), soft_wrap=True)
+    cost = result.provenance.cost
+    console.print(f"{cost.forwards} forwards, {cost.backwards} backwards, {cost.seconds:.1f} s in all", highlight=False)
+
+
+def _cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

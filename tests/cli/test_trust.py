@@ -1,0 +1,74 @@
+"""`cutaway trust`: the table and the sentences in a terminal, its refusals, and an interrupt."""
+
+import io
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cutaway.cli import main
+from cutaway.evaluation import trust_cases
+
+FAST = ["--model", "shapes-cnn", "--methods", "gradient,grad-cam", "--rough"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+@pytest.fixture
+def folder(here):
+    (here / "mine").mkdir()
+    for k in range(2):
+        pixels = np.random.default_rng(k).integers(0, 255, (60, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(here / "mine" / f"photo {k}.png")
+    return "mine"
+
+
+def test_a_folder_gets_a_table_and_a_sentence_for_each_method(folder, capsys):
+    assert main(["trust", folder, *FAST, "--picture", "table.png"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("method") < out.index("forwards")
+    for name in ("gradient", "grad_cam"):
+        assert any(line.startswith(f"{name} ") and line.endswith(".") for line in out.splitlines()), out
+    assert "2 inputs are too few" in out
+    key = out.split("kept as ")[1].split()[0]
+    assert main(["report", key, "--out", "page.html"]) == 0
+    assert main(["trust", folder, *FAST]) == 0
+    assert key in capsys.readouterr().out
+
+
+def test_a_photo_from_standard_input_and_a_text(folder, here, monkeypatch, capsys):
+    data = (here / folder / "photo 0.png").read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    assert main(["trust", "-", *FAST]) == 0
+    assert "One input is too few" in capsys.readouterr().out
+    assert (
+        main(["trust", "--text", "a gripping , funny film", "--methods", "occlusion", "--tests", "word_deletion"]) == 0
+    )
+    assert "top words" in capsys.readouterr().out
+
+
+def test_refusals_are_one_line(folder, capsys):
+    assert main(["trust", folder, "--model", "shapes-cnn", "--tests", "word_deletion"]) == 2
+    assert "word_deletion is no test for images" in capsys.readouterr().err
+    assert main(["trust", folder, "--model", "shapes-cnn", "--budget", "0"]) == 2
+    assert "budget above 0" in capsys.readouterr().err
+    assert main(["trust"]) == 2
+
+
+def test_an_interrupt_leaves_nothing_torn(folder, here, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trust_cases, "_tested", stop)
+    assert main(["trust", folder, *FAST]) == 130
+    left = [p for p in (here / "cutaway-study").rglob("*") if p.is_file() and "sqlite" not in p.name]
+    assert [p.name for p in left if p.name != "study.json"] == []
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    assert main(["trust", folder, *FAST]) == 0
