@@ -195,12 +195,259 @@ def attention_adversary() -> None:
     _sentences("attention_adversary")
 
 
+def attention_adversarial_training() -> None:
+    """Networks trained again beside the original, for the page of the method; about two minutes."""
+    import math
+
+    import cutaway as ct
+    from cutaway.core.budget import limits
+
+    with limits(forwards=math.inf):
+        found = ct.run("attention_adversarial_training", "sentiment-average", "sst2/dev")
+    with ct.plot.style.themed("light"):
+        _small(ct.plot.draw(found), "attention_adversarial_training.png", dpi=80, colours=64)
+
+
 def _sentences(method: str) -> None:
     import cutaway as ct
 
     found = ct.run(method, "sentiment-lstm", ct.data("sst2/dev").x)
     with ct.plot.style.themed("light"):
         _small(ct.plot.draw(found), f"{method}.png", dpi=80, colours=64)
+
+
+def visualize() -> None:
+    """Units from early to late, a class, and four unlike pictures of one unit, for the page of the method."""
+    import torch
+
+    import cutaway as ct
+
+    model = ct.load("efficientnet-lite0")
+    units = "[" + ", ".join(f'unit("_blocks.{k}")' for k in ("1:5", "4:16", "9:45")) + ', logit("volcano")]'
+    first = ct.run("visualize", model, objective=units)
+    unlike = ct.run("visualize", model, objective='unit("_blocks.6:7")', copies=4, diversity=1.0)
+    captions = ["block 1, unit 5", "block 4, unit 16", "block 9, unit 45", "logit of volcano"]
+    _strip(torch.cat([first.images, unlike.images]), [*captions, *["block 6, unit 7"] * 4], "visualize")
+
+
+def deep_dream() -> None:
+    """One photo, dreamt on by three layers, for the page of the method."""
+    layers = ("_blocks.2", "_blocks.6", "_blocks.9")
+    _of_chelsea("deep_dream", [{"objective": f'energy("{layer}")'} for layer in layers], layers)
+
+
+def invert() -> None:
+    """One photo from the activations of three layers, for the page of the method."""
+    layers = ("_blocks.2", "_blocks.6", "_blocks.10")
+    _of_chelsea("invert", [{"layer": layer} for layer in layers], layers)
+
+
+def caricature() -> None:
+    """One photo overdone by three layers, for the page of the method."""
+    layers = ("_blocks.2", "_blocks.6", "_blocks.10")
+    _of_chelsea("caricature", [{"layer": layer} for layer in layers], layers)
+
+
+def unit_pictures() -> None:
+    """Four units of a small network, three pictures of each."""
+    from dataclasses import replace
+
+    import cutaway as ct
+
+    data = "shapes/test[0:400]"
+    found = ct.run(
+        "unit_pictures", "shapes-cnn", data, site="relu4", k=3, quantile=0.95, categories="shape;texture", resolution=48
+    )
+    shown = replace(
+        found, title="", images=found.images[:12], captions=found.captions[:12], headings=found.headings[:4]
+    )
+    _small(ct.plot(shown), "unit_pictures.png", dpi=70, colours=96)
+
+
+def _of_chelsea(method: str, options: list[dict[str, Any]], names: tuple[str, ...]) -> None:
+    import torch
+
+    import cutaway as ct
+
+    model = ct.load("efficientnet-lite0")
+    x = ct.data("photos/chelsea", space=model.space).x
+    made = [ct.run(method, model, x, **given).images for given in options]
+    _strip(
+        torch.cat([x, *made]), ["the photo", *(name.lstrip("_").replace("blocks.", "block ") for name in names)], method
+    )
+
+
+def _strip(images: Any, captions: list[str], name: str) -> None:
+    """Pictures four to a line, small."""
+    import cutaway as ct
+    from cutaway.core.result import Pictures
+
+    with ct.plot.style.themed("light"):
+        figure = ct.plot.draw(Pictures(title=name.replace("_", " "), images=images.float(), captions=captions))
+        _small(figure, f"{name}.png", dpi=70, colours=64 if len(images) <= 4 else 24)
+
+
+def semantic_dictionary() -> None:
+    """Four positions of a shape and their channels, with icons."""
+    _drawn("semantic_dictionary", "shapes-cnn", "shapes/test[0:1]", layer="relu4", places=3, icons=128)
+
+
+def activation_grid() -> None:
+    """The grid of a middle layer."""
+    _drawn("activation_grid", "efficientnet-lite0", "photos/chelsea", layer="_blocks.10", steps=96)
+
+
+def activation_groups() -> None:
+    """A photo in six groups with icons."""
+    options = {"layer": "_blocks.10", "target": "tiger cat", "icons": 128}
+    _drawn("activation_groups", "efficientnet-lite0", "photos/chelsea", **options)
+
+
+def spatial_attribution() -> None:
+    """Positions of a middle layer that speak for a class."""
+    _drawn("spatial_attribution", "efficientnet-lite0", "photos/chelsea", layer="_blocks.10", target="tiger cat")
+
+
+def top_patches() -> None:
+    """Patches and patterns of three units."""
+    options = {"layer": "relu3", "units": ("1", "30", "31"), "k": 3}
+    _drawn("top_patches", "shapes-cnn", "shapes/test[0:500]", **options)
+
+
+def filters() -> None:
+    """The first filters of a real network."""
+    _drawn("filters", "efficientnet-lite0", "photos/chelsea")
+
+
+def _drawn(method: str, model: str, x: str, **options: Any) -> None:
+    """The drawing of a result, small; with more colours the fewer pixels, so that scales keep theirs."""
+    import cutaway as ct
+
+    result = ct.run(method, model, x, **options)
+    dpi, colours = (60, 192) if method == "spatial_attribution" else (66, 96)
+    with ct.plot.style.themed("light"):
+        _small(ct.plot.draw(result), f"{method}.png", dpi=dpi, colours=colours)
+
+
+def pixel_flipping() -> None:
+    """Falls over regions flipped, eight pictures of shapes."""
+    import cutaway as ct
+
+    x = ct.data("shapes/test[0:8]")
+    _result(ct.run("pixel_flipping", "shapes-cnn", x, "integrated_gradients", fills="blur"), "pixel_flipping.png")
+
+
+def deletion() -> None:
+    """A photo goes, cell by cell."""
+    import cutaway as ct
+
+    found = ct.run("deletion", "efficientnet-lite0", "photos/chelsea", "integrated_gradients", fills="zero")
+    _result(found, "deletion.png")
+
+
+def insertion() -> None:
+    """A photo comes back, cell by cell."""
+    import cutaway as ct
+
+    _result(ct.run("insertion", "efficientnet-lite0", "photos/chelsea", "grad_cam", fills="blur"), "insertion.png")
+
+
+def parameter_randomization() -> None:
+    """A map that hardly notices random weights."""
+    import cutaway as ct
+
+    x = ct.data("shapes/test[0:8]")
+    _result(ct.run("parameter_randomization", "shapes-cnn", x, "guided_backprop"), "parameter_randomization.png")
+
+
+def agreement() -> None:
+    """Six methods, each with each."""
+    import cutaway as ct
+
+    methods = "gradient;input_x_gradient;integrated_gradients;smoothgrad;guided_backprop;grad_cam"
+    _result(ct.run("agreement", "shapes-cnn", ct.data("shapes/test[0:8]"), methods=methods), "agreement.png")
+
+
+def disagreement() -> None:
+    """Where four methods differ in one picture."""
+    import cutaway as ct
+
+    _result(ct.run("disagreement", "shapes-cnn", "shapes/test[0]"), "disagreement.png")
+
+
+def trust() -> None:
+    """The table of verdicts as the page of `cutaway explain` has it, by a browser."""
+    import cutaway as ct
+    from cutaway.report import Explanation, compose, write_explanation
+
+    model, x = ct.load("shapes-cnn"), ct.data("shapes/test[3]")
+    done = [one for one, _ in compose.inputs(model, x, compose.chosen(None))]
+    with tempfile.TemporaryDirectory() as folder:
+        page = write_explanation(Explanation(inputs=done, model=model.name), Path(folder) / "why.html")
+        # Only the table is wanted; the page's own policy would refuse the rule that hides the rest.
+        hide = "<style>header,footer,section:not([aria-labelledby$=-table]){display:none!important}</style></head>"
+        html = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text("utf-8")).replace("</head>", hide, 1)
+        page.write_text(html, "utf-8")
+        _of_a_page(page, (1240, 1400), 32, "trust.png")
+
+
+def microscope() -> None:
+    """The page of one unit, as `cutaway microscope` makes it, by a browser."""
+    import cutaway as ct
+    from cutaway.report.microscope import microscope as site
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "units"
+        site(ct.load("shapes-cnn"), ct.data("shapes/test[0:500]"), out, layers=["relu3"], units="30", k=3)
+        _of_a_page(out / "relu3" / "00030.html", (1080, 820), 128, "microscope.png")
+
+
+def _of_a_page(page: Path, size: tuple[int, int], colours: int, name: str) -> None:
+    """What a browser shows of a page, without the margins."""
+    import subprocess
+
+    from PIL import Image, ImageChops
+
+    with tempfile.TemporaryDirectory() as folder:
+        shot = Path(folder) / "shot.png"
+        flags = f"--headless --no-sandbox --disable-gpu --hide-scrollbars --window-size={size[0]},{size[1]}"
+        command = ["chromium", *flags.split(), f"--user-data-dir={folder}/profile", f"--screenshot={shot}"]
+        subprocess.run([*command, page.as_uri()], check=True, capture_output=True, timeout=90)
+        with Image.open(shot) as whole:
+            picture = whole.convert("RGB")
+            ground = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+            left, top, right, bottom = ImageChops.difference(picture, ground).getbbox() or (0, 0, *picture.size)
+            width, height = picture.size
+            part = picture.crop((max(left - 8, 0), max(top - 8, 0), min(right + 8, width), min(bottom + 8, height)))
+            part.quantize(colours).save(IMAGES / name, optimize=True)
+
+
+def fragility_top_k() -> None:
+    """A picture and its map, before an attack and after it."""
+    from matplotlib.figure import Figure
+
+    import cutaway as ct
+
+    model, x = ct.load("shapes-cnn"), ct.data("shapes/test[3]").x
+    found = ct.run("fragility_top_k", model, x, "gradient")
+    figure = Figure(figsize=(5.6, 1.6))
+    for place, (name, picture) in enumerate({"picture": x, "attacked": found.extra["attacked"]}.items()):
+        sizes = ct.run("gradient", model, picture).values[0].sum(0).abs()
+        axes = [figure.add_subplot(1, 4, k + 1) for k in (place, place + 2)]
+        axes[0].imshow(picture[0].permute(1, 2, 0).numpy())
+        axes[1].imshow(sizes, cmap="Greys", vmax=float(sizes.quantile(0.99)))
+        for one, title in zip(axes, (name, f"map of the {name}" if not place else "map after"), strict=True):
+            one.set_title(title, fontsize=8)
+            one.set_axis_off()
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.86, wspace=0.06)
+    _small(figure, "fragility_top_k.png")
+
+
+def _result(result: Any, name: str, dpi: int = 75) -> None:
+    import cutaway as ct
+
+    with ct.plot.style.themed("light"):
+        _small(ct.plot.draw(result), name, dpi=dpi, colours=64)
 
 
 def _small(figure: Any, name: str, dpi: int = 110, colours: int = 128) -> None:
@@ -230,6 +477,27 @@ PICTURES = {
         deeplift,
         attention_permutation,
         attention_adversary,
+        attention_adversarial_training,
+        visualize,
+        deep_dream,
+        invert,
+        caricature,
+        semantic_dictionary,
+        activation_grid,
+        activation_groups,
+        spatial_attribution,
+        top_patches,
+        filters,
+        unit_pictures,
+        pixel_flipping,
+        deletion,
+        insertion,
+        parameter_randomization,
+        agreement,
+        disagreement,
+        fragility_top_k,
+        trust,
+        microscope,
     )
 }
 

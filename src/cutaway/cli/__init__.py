@@ -18,6 +18,7 @@ from cutaway.core.errors import CutawayError
 
 _COMMANDS = {
     "explain": "cutaway.cli.explain:explain",
+    "trust": "cutaway.cli.trust:trust",
     "run": "cutaway.cli.run:run",
     "methods": "cutaway.cli.lists:methods",
     "models": "cutaway.cli.lists:models",
@@ -26,6 +27,7 @@ _COMMANDS = {
     "report": "cutaway.cli.report:report",
     "jobs": "cutaway.cli.jobs:jobs",
     "train": "cutaway.cli.train:train",
+    "microscope": "cutaway.cli.microscope:microscope",
 }
 
 
@@ -67,6 +69,7 @@ def cli(debug: bool) -> None:
       cutaway explain cat.jpg                     what an ImageNet network saw in a photo
       cutaway explain photos/chelsea --open       the same for a photo that comes with cutaway
       cutaway explain cat.jpg --model net.py:make --weights net.safetensors --classes names.txt
+      cutaway trust photos-of-mine                which methods to believe, tested on a folder of photos
       cutaway methods                             all methods
       cutaway run rise --x cat.jpg --target tabby one method
     """  # noqa: D301 click reads \b as "keep these lines"

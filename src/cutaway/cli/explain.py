@@ -1,6 +1,7 @@
 """`cutaway explain INPUT`: what mattered for a network's answer, and how far that explanation can be trusted."""
 
 import json
+import math
 import shlex
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from cutaway.report import Explanation, InputExplanation, compose, lines, write_
 @click.option(
     "--out", default="explanation", show_default=True, type=click.Path(path_type=Path), help="Folder or .html to write."
 )
+@click.option("--budget", type=float, help="Seconds for maps and tests; those that tell most come first.")
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--open", "open_it", is_flag=True, help="Show the page in a browser.")
 def explain(
@@ -33,6 +35,7 @@ def explain(
     target: str | None,
     methods: str | None,
     out: Path,
+    budget: float | None,
     seed: int,
     open_it: bool,
 ) -> None:
@@ -56,7 +59,9 @@ def explain(
     notes = list(batch.notes)
     try:
         with bars():
-            for explained, refused in compose.inputs(model, batch, chosen, target=target, seed=seed):
+            seconds = math.inf if budget is None else budget
+            found = compose.inputs(model, batch, chosen, target=target, budget=seconds, seed=seed)
+            for explained, refused in found:
                 done.append(explained)
                 notes += [note for note in refused if note not in notes]
     except KeyboardInterrupt:

@@ -4,7 +4,7 @@ import functools
 import os
 import sys
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,23 @@ _OWN = {
 }
 
 
-def with_model(command: Command, *, argument: bool = False) -> Command:
+def with_model(command: Command, *, argument: bool = False, taken: Collection[str] = ()) -> Command:
     """Add the options that name a model; the command receives `model: Model`.
 
     Args:
         command: What gets them.
         argument: The model can also be named without `--model`.
+        taken: Names that mean something else to the command; the model's option is then called `--model-size`.
     """
 
     @functools.wraps(command)
     def loaded(model: str | None, named: str | None = None, **given: Any) -> Any:
-        own = {name: value for name in _OWN if (value := given.pop(name)) is not None}
+        own = {name: value for name in _OWN if (value := given.pop(f"model_{name}")) is not None}
         wanted = named or model or (TEXT_MODEL if given.get("text") else MODEL)
         return command(model=load_model(wanted, **own), **given)
 
     for name, text in reversed(_OWN.items()):
-        loaded = click.option(f"--{name}", help=text)(loaded)
+        loaded = click.option(f"--{'model-' if name in taken else ''}{name}", f"model_{name}", help=text)(loaded)
     if argument:
         loaded = click.argument("named", metavar="[MODEL]", required=False)(loaded)
     about = "A name from `cutaway models`, net.py:function for your own, hf:FOLDER for a text classifier."

@@ -57,7 +57,8 @@ def command_of(entry: Method) -> click.Command:
     ) -> None:
         kept = Study(study, draw=png_bytes)
         given = {name: value for name, value in given.items() if value is not None}
-        batch = whole_set(x) if whole else examples(x, text, model)
+        alone = not x and not text and set(entry.optional) & {"x", "data"}
+        batch = None if alone else whole_set(x) if whole else examples(x, text, model)
         with bars(), limits(forwards=math.inf if yes else FORWARDS, seconds=seconds):
             result = run_method(entry.name, model, batch, study=kept, **given)
         tell(result, Console())
@@ -69,8 +70,11 @@ def command_of(entry: Method) -> click.Command:
         if open_it:
             show(write([result], study / "pages" / f"{key[:12]}.html", overwrite=True))
 
-    whole = "data" in entry.positional
+    whole = "data" in entry.positional and "x" not in entry.positional
     command = with_workers(call) if whole else call
+    if {"x", "data"} <= set(entry.positional):
+        about = "The other examples that the method needs: a photo, folder or data set, as --x takes it."
+        command = click.option("--data", required="data" not in entry.optional, help=about)(command)
     for option in reversed(entry.options):
         command = _option(option)(command)
     if "attribution" in entry.positional:
@@ -90,7 +94,9 @@ def command_of(entry: Method) -> click.Command:
         "Photo, folder, data set (`cutaway data`), file of texts or rows (.txt, .csv), or - for a photo from standard "
         "input; again for more."
     )
-    command = click.option("--x", multiple=True, help=about)(with_text(with_output(with_model(command))))
+    command = click.option("--x", multiple=True, help=about)(
+        with_text(with_output(with_model(command, taken={option.name for option in entry.options})))
+    )
     return click.command(entry.name.replace("_", "-"), help=_help(entry), short_help=entry.summary)(command)
 
 
@@ -107,12 +113,18 @@ def tell(result: Result, console: Console) -> None:
 def _help(entry: Method) -> str:
     example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea"
     if "board" in entry.needs:
-        example = f"cutaway run {entry.name.replace('_', '-')} --model gomoku --x 'moves:c3 d4 c4'"
-    if "data" in entry.positional:
+        example = f"cutaway run {entry.name.replace('_', '-')} --model tic-tac-toe --x 'moves:b2'"
+    if {"x", "data"} <= set(entry.positional):
+        example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea --data photos/coffee"
+    elif "data" in entry.positional:
         example = f"cutaway run {entry.name.replace('_', '-')} --model shapes-cnn --x shapes/test[0:500] --workers 2"
+    if "objective" in {option.name for option in entry.options}:
+        given = "" if entry.optional else " --x photos/chelsea"
+        example = f"cutaway run {entry.name.replace('_', '-')}{given} --objective 'unit(\"_blocks.6:3\")'"
     if "tokens" in entry.needs:
         example = f"cutaway run {entry.name.replace('_', '-')} --text 'a gripping , funny film'"
-    return f"{entry.summary}\n\nExample: {example}\n\nPython: cutaway.run('{entry.name}', model, x)"
+    needed = ", ".join(["model", *(["x"] if set(entry.positional) - {"model", *entry.optional} else [])])
+    return f"{entry.summary}\n\nExample: {example}\n\nPython: cutaway.run('{entry.name}', {needed})"
 
 
 def _option(option: Option) -> Any:

@@ -161,6 +161,8 @@ def subject(target: str) -> str:
 def ends(attribution: Attribution) -> tuple[str, str]:
     """What the upper and the lower end of the scale mean, in words. The lower is empty where there is none."""
     target = subject(attribution.target)
+    if attribution.unit.startswith("ranks"):
+        return "the methods disagree", ""
     if not attribution.signed:
         return f"matters for {target}", ""
     if " per " in attribution.unit:

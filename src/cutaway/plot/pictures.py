@@ -19,18 +19,21 @@ def draw(result: Pictures, *, most: int = MOST) -> Figure:
     height, width = result.images.shape[-2:]
     wide = (WIDTH - 0.15) / columns - 0.15
     tall = min(wide * height / max(width, 1), 2 * wide)
-    letters = max(8, int(wide / 0.075))
-    fig = figure(0.5 + rows * (tall + 0.35) + 0.25, fitted=False)
+    letters, head = max(8, int(wide / 0.075)), 0.28 if result.headings else 0.0
+    line = tall + 0.35 + head
+    fig = figure(0.5 + rows * line + 0.25, fitted=False)
     note(fig, label(result.title or "Pictures", 70), 0.15, 0.12, fontsize=LARGE, weight="bold", color=theme().ink)
     for i in range(shown):
         row, column = divmod(i, columns)
-        left, top = 0.15 + column * (wide + 0.15), 0.5 + row * (tall + 0.35)
+        left, top = 0.15 + column * (wide + 0.15), 0.5 + row * line + head
+        if column == 0 and row < len(result.headings):
+            note(fig, label(result.headings[row], int(WIDTH / 0.075)), left, top - head, weight="bold")
         ax = add_axes(fig, left, top, wide, tall)
         ax.imshow(heat.photo(result.images[i]), interpolation="nearest", aspect="auto")
         ax.set_axis_off()
         note(fig, label(result.captions[i], letters), left, top + tall + 0.04)
     if shown < len(result.images):
-        note(fig, f"… and {len(result.images) - shown} more", 0.15, 0.5 + rows * (tall + 0.35))
+        note(fig, f"… and {len(result.images) - shown} more", 0.15, 0.5 + rows * line)
     return fig
 
 

@@ -29,8 +29,12 @@ def draw(result: Points) -> Figure:
         caption = f"{label(name, 30)} ({len(chosen)})"
         style = {"s": size, "color": colour, "marker": MARKERS[i % len(MARKERS)], "alpha": 0.8, "linewidths": 0}
         ax.scatter(*chosen.T.tolist(), label=caption, **style)
+        if name in result.joined:
+            ax.plot(*chosen.T.tolist(), color=colour, linestyle=":", lw=1.5)
     if 0 < len(result.names) <= MOST_NAMES:
-        for name, place in zip(result.names, positions.tolist(), strict=False):
+        for name, group, place in zip(result.names, groups, positions.tolist(), strict=False):
+            if result.joined and group not in result.joined:
+                continue  # the legend says what it is, and names on a line need the room
             ax.text(*place, " " + label(name, 24), fontsize=SMALL)
     for name, axis in zip(result.axes, "xyz", strict=False):
         getattr(ax, f"set_{axis}label")(label(name, 40))
