@@ -13,6 +13,7 @@ from cutaway.attribution.cam import grad_cam, grad_cam_plus_plus, guided_grad_ca
 from cutaway.attribution.cam_linear import cam
 from cutaway.attribution.cam_score import score_cam
 from cutaway.attribution.rules import guided_backprop
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.model import Model
 from cutaway.core.progress import Progress, reporting
@@ -270,6 +271,8 @@ def test_score_cam_tells_its_progress_and_refuses_no_channels():
     assert seen[-1].done == seen[-1].total
     with pytest.raises(BadOption, match="1 channel or more"):
         score_cam(model, inputs_for(model, 1), 1, most=0)
+    with limits(forwards=3), pytest.raises(NotPossible, match="score_cam of . channels would take"):
+        score_cam(model, inputs_for(model, 1), 1)
 
 
 # -- planted truth -----------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from cutaway.attribution.decomposition import contextual_decomposition, decompos
 from cutaway.core.decomposed.tensor import How
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.features import grid, of_ids
+from cutaway.core.site import Site
 from cutaway.testing.models import inputs_for, tiny_model
 from networks import bilstm
 
@@ -139,6 +140,58 @@ def test_a_unit_inside_can_be_the_target():
     result = contextual_decomposition(model, x, 'unit("conv2:3")', features="cells:2", bias="rest")
     assert result.checks["law"].status == "ok"
     assert_close(result.score, model.run(x, read=["conv2"])["conv2"][:, 3].mean((1, 2)))
+
+
+def test_at_the_last_layer_a_unit_has_its_weight_times_its_value():
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
+    model = ct.Model(net, ct.rows(4, low=-9, high=9))
+    x = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    act = net[1](net[0](x)).detach()
+    found = contextual_decomposition(model, x, 1, wrt="1", bias="rest")
+    assert_close(found.values, act * net[2].weight[1].detach(), atol=1e-12, rtol=0)
+    assert found.wrt == "1"
+    with pytest.raises(NotPossible, match="a single number, which no players can share"):
+        contextual_decomposition(model, x, 1, wrt="1:3")
+
+
+def test_units_of_the_last_layer_have_no_interaction():
+    model = tiny_model("mlp")
+    x = inputs_for(model, 1)
+    place = model.layers()[-2].site
+    found = decomposition_interaction(model, x, 1, wrt=place)
+    assert found.row_names == found.column_names
+    assert len(found.row_names) > 1
+    assert found.values.nan_to_num().abs().max() < 1e-9
+
+
+def test_positions_of_one_unit_can_be_the_players():
+    model = tiny_model("conv")
+    x = inputs_for(model, 1)
+    one = contextual_decomposition(model, x, 1, wrt="relu1:2", bias="rest", features="pixels")
+    assert one.values.shape == (1, 16, 16)
+    act = model.run(x, read=["relu1"])["relu1"]
+    mask = torch.zeros(1, *act.shape[1:], dtype=torch.bool)
+    mask[:, 2, 3, 5] = True
+    parts = model.decomposed(x, mask, how=How(shares_bias=False), wrt=Site.of("relu1"))
+    assert_close(one.values[0, 3, 5], parts.part.output[0, 1], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("rectifier", ["averaged", "alone"])
+@pytest.mark.parametrize(("name", "place"), [("conv", "relu1"), ("residual", "block1"), ("concatenation", "left")])
+def test_all_units_of_a_layer_have_what_does_not_come_from_biases(name, place, rectifier):
+    """All players together and none: the rest of the whole is what the network gives for a layer of zeros."""
+    model = tiny_model(name)
+    x = inputs_for(model, 1)
+    act = model.run(x, read=[place])[place]
+    masks = torch.stack([torch.ones(act.shape[1:]), torch.zeros(act.shape[1:])]).bool()
+    how = How(shares_bias=False, averages=rectifier == "averaged")
+    parts = model.decomposed(x, masks, how=how, wrt=Site.of(place))
+    assert_close(parts.part.output + parts.rest.output, parts.whole.output, atol=1e-9, rtol=0)
+    assert_close(parts.whole.output[:1], model.run(x).output, atol=1e-9, rtol=0)
+    assert not parts.part.output[1].any()
+    found = contextual_decomposition(model, x, 1, wrt=place, rectifier=rectifier)
+    assert found.values.shape[-1] == act.shape[-1]
+    assert found.checks["law"].status == "ok"
 
 
 def test_recurrent_networks_leave_biases_to_the_rest():

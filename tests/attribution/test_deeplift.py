@@ -1,5 +1,7 @@
 """DeepLIFT: the sum is exact on unmodified networks, and an operation without a rule is refused by name."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,8 +10,8 @@ from torch.testing import assert_close
 
 import networks
 from cutaway.attribution.deeplift import deeplift
-from cutaway.attribution.differences.multipliers import logarithmic_mean
-from cutaway.core.errors import BadOption, NotPossible
+from cutaway.attribution.differences.multipliers import logarithmic_mean, told_apart
+from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fill import Fill
 from cutaway.core.model import Model
 from cutaway.core.space import images, rows, tokens
@@ -100,6 +102,21 @@ def test_a_rise_of_a_maximum_is_due_to_who_is_largest_and_a_fall_to_who_was():
     assert deeplift(model, x, 0, baseline=base).values.tolist() == [[-5, 0, 0]]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_last_digits_do_not_decide_which_entry_of_an_even_baseline_was_the_largest(dtype):
+    """Behind a convolution of an even picture all entries are equal up to rounding, which changes from run to run."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, 64, generator=generator, dtype=dtype).relu()
+    b = torch.rand(2, 3, 1, generator=generator, dtype=dtype).expand(2, 3, 64).clone()
+    found = set()
+    for _ in range(20):
+        noise = 1 + 2 * torch.finfo(dtype).eps * torch.randn(b.shape, generator=generator, dtype=dtype)
+        places = [F.max_pool1d(t, 4, return_indices=True)[1] for t in told_apart(x, b * noise)]
+        found.add(tuple(torch.cat(places).flatten().tolist()))
+    assert len(found) == 1
+    assert torch.equal(torch.stack(told_apart(x, x)).argmax(-1)[0], x.argmax(-1))
+
+
 def test_two_things_that_are_alike_get_the_same_share_of_a_softmax():
     class Soft(nn.Module):
         def forward(self, x):
@@ -181,6 +198,11 @@ FUNCTIONS = {
     "group_norm": lambda h: F.group_norm(h.view(-1, 6, 1), 2),
     "instance_norm": lambda h: F.instance_norm(h.view(-1, 2, 3)),
     "normalize": lambda h: F.normalize(h, dim=1),
+    "product of many": lambda h: torch.cat([h.prod(1, keepdim=True), h.view(-1, 2, 3).prod(dim=2)], 1),
+    "variance": lambda h: torch.cat(
+        [h.var(1, keepdim=True), h.var(1, False, True), torch.var(h, dim=(1,))[:, None]], 1
+    ),
+    "standard deviation": lambda h: h.std(1, correction=0, keepdim=True) + torch.std(h.view(-1, 2, 3), 2),
     "norm": lambda h: torch.cat([h.norm(dim=1, keepdim=True), torch.linalg.vector_norm(h, dim=1, keepdim=True)], 1),
     "glu": F.glu,
     "max": lambda h: h.max(1).values[:, None],
@@ -277,7 +299,7 @@ def test_a_trained_network_is_exact_to_single_precision():
     ("function", "named"),
     [
         (lambda h: h.cumprod(1), "cumprod"),
-        (lambda h: h.prod(1, keepdim=True), "prod"),
+        (lambda h: h.prod(), "prod"),
         (lambda h: h * (h.flip(1) > 0), "mul"),
         (lambda h: h.gather(1, h.argsort(1)), "gather"),
         (lambda h: h.sort(1).values, "sort"),
@@ -355,6 +377,38 @@ def test_nothing_is_left_on_a_buffer_that_the_forward_writes_into():
     assert not vars(net.seen)
 
 
+def test_factors_that_are_alike_get_equal_shares_of_a_product():
+    """Reference: Shapley values of the factors, over all orders in which they may go from the baseline to the input."""
+
+    class Product(nn.Module):
+        def forward(self, x):
+            return x.prod(1, keepdim=True)
+
+    x = torch.tensor([[3.0, 0.0, -2.0, 0.5, 1.0]], dtype=torch.float64)
+    base = torch.tensor([[1.0, 2.0, 4.0, 0.0, 1.0]], dtype=torch.float64)
+    expected = torch.zeros(5, dtype=torch.float64)
+    orders = list(itertools.permutations(range(5)))
+    for order in orders:
+        at = base[0].clone()
+        for i in order:
+            before = at.prod()
+            at[i] = x[0, i]
+            expected[i] += (at.prod() - before) / len(orders)
+    model = Model(Product(), rows(5, low=-9, high=9), scores="values")
+    assert_close(deeplift(model, x, 0, baseline=base).values[0].double(), expected, atol=1e-5, rtol=0)
+
+
+def test_a_baseline_for_each_input():
+    model = tiny_model("conv")
+    x, base = inputs_for(model, 3), inputs_for(model, 3, seed=5)
+    together = deeplift(model, x, [0, 1, 2], baseline=base)
+    for k in range(3):
+        alone = deeplift(model, x[k : k + 1], k, baseline=base[k])
+        assert_close(together.values[k : k + 1], alone.values, atol=1e-9, rtol=0)
+    with pytest.raises(BadShape, match="expected a fill of shape"):
+        deeplift(model, x, 1, baseline=base[:2])
+
+
 def test_samples_need_a_random_baseline():
     model, x = model_of(F.gelu)
     for samples in (0, 2):
@@ -401,7 +455,11 @@ def test_agrees_with_captum_where_its_hooks_see_everything():
     captum = pytest.importorskip("captum.attr", reason="captum is in requirements-peers.txt")
 
     model = plain(nn.MaxPool2d(2))
-    x = inputs_for(model, 3)
+    # Of an even baseline, such as 0, all entries of a window are the largest: which of them answers is free to choose.
+    x, base = inputs_for(model, 1), inputs_for(model, 1, seed=1)
+    theirs = captum.DeepLift(model.module).attribute(x.clone().requires_grad_(), base, target=1)
+    assert_close(deeplift(model, x, 1, baseline=base).values, theirs.detach(), atol=1e-12, rtol=0)
+    model = plain()
     theirs = captum.DeepLift(model.module).attribute(x.clone().requires_grad_(), target=1)
     assert_close(deeplift(model, x, 1).values, theirs.detach(), atol=1e-12, rtol=0)
 

@@ -10,16 +10,18 @@ from torch import nn
 from torch.testing import assert_close
 
 import cutaway as ct
-from cutaway.attribution.climb import pull_to_area, with_area
-from cutaway.attribution.extremal import extremal_perturbation
+from cutaway.attribution.climb import climb, pull_to_area, with_area
+from cutaway.attribution.extremal import _Search, extremal_perturbation
 from cutaway.attribution.extremal_channels import extremal_channels
 from cutaway.attribution.smooth import SmoothMasks
-from cutaway.attribution.veil import Veil, blurring
+from cutaway.attribution.veil import Veil, blurring, fading
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, NotPossible
-from cutaway.core.fill import gaussian_blur
+from cutaway.core.fill import Fill, gaussian_blur
 from cutaway.core.model import Model
 from cutaway.core.progress import Progress, reporting
 from cutaway.core.space import images
+from cutaway.core.target import Target
 from cutaway.testing import nets
 from cutaway.testing.models import inputs_for, tiny_model
 
@@ -159,11 +161,16 @@ def test_is_the_search_written_slowly():
     score = lambda pictures: model.module(model.space.normalised(pictures))[:, 1]  # noqa: E731 a name for one line
     full, none = (float(score(p).detach()) for p in (x, hidden))
     heights = torch.full((1, 1, *shape.shape), 0.5, dtype=x.dtype).requires_grad_()
-    adam = torch.optim.Adam([heights], lr=0.1, betas=(0.9, 0.99), eps=1e-6)
+    adam = torch.optim.Adam([heights], lr=0.1, betas=(0.8, 0.99), eps=1e-6)
+    first = 0.5 / area  # of the area's weight, at least 1; the last is 60
     for step in range(steps):
         cells, mask = (clipped(t) for t in shape(heights))
         ordered = cells.flatten().sort().values
-        loss = 100 ** (step / (steps - 1)) * (ordered - slow_wanted(cells.flatten().detach(), area)).square().mean()
+        loss = (
+            first
+            * (60 / first) ** (step / (steps - 1))
+            * (ordered - slow_wanted(cells.flatten().detach(), area)).square().mean()
+        )
         loss = loss - score(mask * x + (1 - mask) * hidden)[0] / abs(full - none)
         adam.zero_grad()
         loss.backward()
@@ -221,13 +228,60 @@ def test_of_a_linear_score_the_best_pixels_are_kept():
         assert float((weight[0] * mask).sum()) > 0.97 * best
 
 
-def test_each_area_is_searched_as_if_alone():
+def test_an_input_is_searched_as_if_alone():
     model = tiny_model("conv")
     x = inputs_for(model, 2)
     together = extremal_perturbation(model, x, [0, 1], areas=(0.1, 0.3), iterations=3)
-    alone = extremal_perturbation(model, x[1:], 1, areas=(0.3,), iterations=3)
-    assert_close(together.extra["masks"][1, 1], alone.extra["masks"][0, 0], atol=1e-9, rtol=0)
+    alone = extremal_perturbation(model, x[1:], 1, areas=(0.1, 0.3), iterations=3)
+    assert_close(together.extra["masks"][1], alone.extra["masks"][0], atol=1e-9, rtol=0)
     assert_close(together.values[:, 0], together.extra["masks"].mean(1))
+
+
+def test_several_areas_share_the_steps_of_two_and_a_half():
+    model = tiny_model("conv")
+    x = inputs_for(model, 1)
+
+    def gradients(*areas):
+        return extremal_perturbation(model, x, 1, areas=areas, iterations=40).provenance.cost.backwards
+
+    assert gradients(0.1) == 40
+    assert gradients(0.1, 0.2) == 80
+    assert gradients(0.05, 0.1, 0.2, 0.4, 0.6, 0.8) <= 2.5 * 40 + 3
+
+
+def test_searches_that_meet_go_on_from_the_better_place():
+    """Two searches for the same place: one is sent to where the other is, and arrives there."""
+    truth = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    met = []
+
+    def meet(values):
+        met.append(values.clone())
+        return values[:1].expand_as(values)
+
+    start = torch.stack([truth, 1 - truth])
+    areas = torch.tensor([0.25, 0.25], dtype=torch.float64)
+    flat = lambda m: (torch.zeros(len(m)).double(), torch.zeros_like(m))  # noqa: E731 a score without a slope
+    found = climb(start, lambda m: (m, m * 1.0), flat, areas, iterations=10, meet=meet)
+    assert len(met) == 1
+    assert_close(found, truth.expand(2, 4), atol=1e-6, rtol=0)
+
+
+def test_a_mask_that_does_better_for_the_next_area_is_taken_over():
+    """A score that only the right half raises: whoever holds a part of it hands it on, whatever its own size."""
+    model, x, _ = bright_square(top=0, left=24, side=24)
+    shape = SmoothMasks(48, 48, 3 / 32, torch.float64, torch.device("cpu"))
+    areas = [0.1, 0.2]
+    search = _Search(
+        model, x, Target.of(1, model), fading(model, x, Fill.of("zero")), shape, "preserve", areas, iterations=2
+    )
+    inside, outside = torch.zeros(2, 1, 1, 48, 48, dtype=torch.float64)
+    inside[:, :, :24, 24:] = 0.8
+    outside[:, :, 24:, :24] = 0.8
+    assert search._best(torch.cat([inside, outside])).tolist() == [0, 0]
+    assert search._best(torch.cat([outside, inside])).tolist() == [1, 1]
+    assert search._best(torch.cat([inside, inside])).tolist() == [0, 1]
+    # More ones than the area allows: such a mask cannot shrink, and is not handed on.
+    assert search._best(torch.cat([outside, (inside > 0).double()])).tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("iterations", [1, 5, 40])
@@ -286,6 +340,12 @@ def test_options_outside_their_range_are_refused(options, words):
     model = tiny_model("conv")
     with pytest.raises(BadOption, match=words):
         extremal_perturbation(model, inputs_for(model, 1), 1, **options)
+
+
+def test_a_search_above_the_limit_is_refused():
+    model = tiny_model("conv")
+    with limits(forwards=50), pytest.raises(NotPossible, match="extremal_perturbation of . .* would take about"):
+        extremal_perturbation(model, inputs_for(model, 1), 1)
 
 
 def test_rows_have_no_masks():

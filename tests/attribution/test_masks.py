@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from cutaway.attribution.grids import Masks
 from cutaway.attribution.masks import rise
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.model import Model
 from cutaway.core.progress import Progress, reporting
@@ -316,6 +317,23 @@ def test_progress_is_told():
     with reporting(seen.append):
         rise(model, inputs_for(model, 2), 1, masks=100, agreement=1)
     assert [p.done for p in seen] == [0, 50, 100, 150, 200]
+
+
+def test_more_masks_than_the_limit_allows_are_refused_before_the_first():
+    model = tiny_model("conv")
+    with limits(forwards=500), pytest.raises(NotPossible, match="rise with 1000 masks would take about 1,000 forwards"):
+        rise(model, inputs_for(model, 1), 1)
+    assert not model.spent["forwards"]
+
+
+def test_the_time_limit_ends_it_with_what_there_is():
+    model = tiny_model("conv")
+    with limits(seconds=1e-6):
+        found = rise(model, inputs_for(model, 2), 1, masks=400, agreement=1)
+    assert found.checks["partial"].status == "warn"
+    assert "50 of up to 400 masks" in found.checks["partial"]
+    assert torch.equal(found.values, rise(model, inputs_for(model, 2), 1, masks=50, agreement=1).values)
+    assert "partial" not in rise(model, inputs_for(model, 1), 1, masks=100).checks
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 import cutaway as ct
 from cutaway.attribution.meaningful import meaningful_perturbation
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.fill import gaussian_blur
 from cutaway.core.model import Model
@@ -148,6 +149,12 @@ def test_options_outside_their_range_are_refused(options, words):
     model = tiny_model("conv")
     with pytest.raises(BadOption, match=words):
         meaningful_perturbation(model, inputs_for(model, 1), 1, **options)
+
+
+def test_a_search_above_the_limit_is_refused():
+    model = tiny_model("conv")
+    with limits(forwards=50), pytest.raises(NotPossible, match="meaningful_perturbation of . .* would take about"):
+        meaningful_perturbation(model, inputs_for(model, 1), 1)
 
 
 def test_rows_have_no_masks():

@@ -7,7 +7,8 @@ from torch.overrides import TorchFunctionMode
 from torch.testing import assert_close
 
 from cutaway.attribution.occlusion import occlusion
-from cutaway.core.errors import BadOption, BadShape
+from cutaway.core.budget import limits
+from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fill import Fill, neutral
 from cutaway.core.model import Model
 from cutaway.core.progress import Progress, reporting
@@ -171,6 +172,14 @@ def test_progress_is_told_for_each_part():
     assert seen[0].done == 0
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == seen[-1].total == 450
+
+
+def test_more_windows_than_the_limit_allows_are_refused():
+    model = tiny_model("conv")
+    with limits(forwards=400), pytest.raises(NotPossible, match="225 windows of 2 × 2 pixels would take about 454"):
+        occlusion(model, inputs_for(model, 2), 1, window=2, stride=1)
+    with limits(forwards=500):
+        occlusion(model, inputs_for(model, 2), 1, window=2, stride=1)
 
 
 # -- columns, tokens, units --------------------------------------------------------------------------------------------

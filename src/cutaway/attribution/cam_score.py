@@ -10,6 +10,7 @@ from cutaway.attribution.coarse import as_grid, coarse_map, empty_check, enlarge
 from cutaway.attribution.masks import equal_rows
 from cutaway.attribution.occlusion import admitted
 from cutaway.core.batch import Batch, repeat
+from cutaway.core.budget import afford
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -68,7 +69,9 @@ def score_cam(
     act = model.run(x, read=[site])[site]
     grid = as_grid(act, site)
     weights, found = torch.zeros(grid.shape[:2], dtype=torch.float64), []
-    for same in track(equal_rows(x), "score_cam"):
+    groups = equal_rows(x)
+    afford(len(groups) * (most or grid.shape[1]), f"score_cam of {grid.shape[1]} channels")
+    for same in track(groups, "score_cam"):
         row = x[same[0] : same[0] + 1]
         hidden = admitted(model, row, fill(row, model.space, torch.Generator().manual_seed(seed)))
         masks = _masks(grid[same[0]], most)

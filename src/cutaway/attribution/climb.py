@@ -9,11 +9,13 @@ from torch import Tensor
 from cutaway.core.errors import BadOption
 from cutaway.core.progress import track
 
-# The weight of the area beside a score that runs from 0 (hidden) to 1 (whole): weak at first, so that a mask finds its
-# place, and then stronger by the same factor with each step.
-FIRST_WEIGHT, LAST_WEIGHT = 1.0, 100.0
+# The weight of the area beside a score that runs from 0 (hidden) to 1 (whole), at the first and at the last step: weak
+# at first, so that a mask finds its place, and then stronger by the same factor with each step.
+WEIGHTS = (1.0, 100.0)
 # Adam: the step in units of a mask's range, and its two memories.
-_STEP, _MEMORY, _SPREAD, _TINY = 0.1, 0.9, 0.99, 1e-6
+_STEP, _MEMORY, _SPREAD, _TINY = 0.1, 0.8, 0.99, 1e-6
+# After this share of the steps, searches side by side may go on from each other's place.
+_MEET = 0.6
 # Cells of a mask that differ by less are equal: the pull of the area is then the same for both.
 _EQUAL = 1e-5
 
@@ -30,7 +32,8 @@ def climb(
     areas: Float[Tensor, "k"],
     *,
     iterations: int,
-    first_weight: float = FIRST_WEIGHT,
+    weights: tuple[Tensor | float, float] = WEIGHTS,
+    meet: Callable[[Tensor], Tensor] | None = None,
     label: str = "",
 ) -> Float[Tensor, "k ..."]:
     """From starting values in [0, 1] to those whose mask of each area has a high score.
@@ -41,22 +44,29 @@ def climb(
         reward: The score to raise, about 1 for the whole image, and its slope.
         areas: Share of ones that each mask should have.
         iterations: Steps.
-        first_weight: Of the area, at the first step.
+        weights: Of the area, at the first step, one or one for each area, and at the last.
+        meet: From all values to those to go on from, once, on the way.
         label: For the progress.
     """
     values = start.clone()
-    mean, square = torch.zeros_like(values), torch.zeros_like(values)
-    growth = (LAST_WEIGHT / first_weight) ** (1 / max(1, iterations - 1))
+    first = torch.as_tensor(weights[0]).to(values).expand(len(values)).view(-1, *[1] * (values.ndim - 1))
+    growth = (weights[1] / first) ** (1 / max(1, iterations - 1))
+    born, turn = 0, max(1, round(_MEET * iterations))
     for step in track(range(iterations), label):
-        slope = _slope(values, shape, reward, areas, first_weight * growth**step)
+        if step == turn and meet is not None:
+            values, born = meet(values), step
+        if step == born:
+            mean, square = torch.zeros_like(values), torch.zeros_like(values)
+        slope = _slope(values, shape, reward, areas, first * growth**step)
         mean = _MEMORY * mean + (1 - _MEMORY) * slope
         square = _SPREAD * square + (1 - _SPREAD) * slope**2
-        ahead, spread = mean / (1 - _MEMORY ** (step + 1)), square / (1 - _SPREAD ** (step + 1))
+        age = step - born + 1
+        ahead, spread = mean / (1 - _MEMORY**age), square / (1 - _SPREAD**age)
         values = (values - _STEP * ahead / (spread.sqrt() + _TINY)).clamp(0, 1)
     return values
 
 
-def _slope(values: Tensor, shape: Shape, reward: Reward, areas: Tensor, weight: float) -> Tensor:
+def _slope(values: Tensor, shape: Shape, reward: Reward, areas: Tensor, weight: Tensor) -> Tensor:
     """Of weight * distance from the area - reward, with respect to the values."""
     with torch.inference_mode(False), torch.enable_grad():
         values = values.detach().clone().requires_grad_()
@@ -94,6 +104,11 @@ def with_area(masks: Float[Tensor, "k ..."], areas: Float[Tensor, "k"]) -> Float
 
     A mask with too few cells above 0 keeps a smaller area.
     """
+    return masks ** power_for(masks, areas)
+
+
+def power_for(masks: Float[Tensor, "k ..."], areas: Float[Tensor, "k"]) -> Float[Tensor, "k ..."]:
+    """That power, shaped so that it broadcasts."""
     axes = tuple(range(1, masks.ndim))
     wide = [-1] + [1] * len(axes)
     low, high = (torch.full_like(areas, value).view(wide) for value in (1e-3, 1e3))
@@ -101,7 +116,7 @@ def with_area(masks: Float[Tensor, "k ..."], areas: Float[Tensor, "k"]) -> Float
         middle = (low * high).sqrt()
         large = (masks**middle).mean(axes, keepdim=True) > areas.view(wide)
         low, high = torch.where(large, middle, low), torch.where(large, high, middle)
-    return masks ** (low * high).sqrt()
+    return (low * high).sqrt()
 
 
 def smallest_enough(

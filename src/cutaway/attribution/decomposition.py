@@ -19,6 +19,7 @@ from cutaway.core.method import method
 from cutaway.core.model import Model
 from cutaway.core.players import features_of
 from cutaway.core.result import Attribution, Matrix
+from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
 
 
@@ -28,6 +29,7 @@ def contextual_decomposition(
     x: Batch,
     target: Target,
     *,
+    wrt: Site = INPUT,
     features: Features | str = "auto",
     group: str | None = None,
     bias: Bias | None = None,
@@ -40,6 +42,7 @@ def contextual_decomposition(
     Two forwards for each player: one for the part and one for the rest.
 
     Args:
+        wrt: Where the players are: the input, a layer, or one unit of it. Only what comes after is decomposed.
         features: The players: words, cells:7, superpixels:50, columns; `auto` takes what is natural.
         group: Players that are taken together, by their numbers ("3-5", "0,2"): only their common part is computed.
         bias: Share a bias between part and rest in proportion to their sizes, or leave it to the rest. If not given,
@@ -60,15 +63,16 @@ def contextual_decomposition(
     found = []
     for i in range(size(x)):
         row = take(x, slice(i, i + 1))
-        players = features_of(features, model, row)
+        players = features_of(features, model, row, wrt)
         players = players if group is None else group_of(group, players)
         afford(2 * (len(players) + 2) * size(x), f"contextual_decomposition of {len(players)} players")
-        groups = Groups(model, row, target.row(i), players, bias, rectifier, "contextual_decomposition")
+        groups = Groups(model, row, target.row(i), players, bias, rectifier, "contextual_decomposition", wrt)
         found.append((groups, groups.each()))
     like = primary(x) if primary(x).is_floating_point() else torch.empty(0, dtype=model.dtype)
     return Attribution(
         values=join([_shares(groups, each) for groups, each in found]).to(like),
         target=str(target),
+        wrt=str(wrt),
         unit="target",
         score=torch.tensor([groups.whole for groups, _ in found], dtype=torch.float64).to(like),
         players=[list(groups.features.names) for groups, _ in found],
@@ -86,6 +90,7 @@ def decomposition_interaction(
     x: Batch,
     target: Target,
     *,
+    wrt: Site = INPUT,
     features: Features | str = "auto:25",
     bias: Bias = "rest",
     rectifier: Rectifier = "averaged",
@@ -97,6 +102,7 @@ def decomposition_interaction(
     For k players, k (k + 1) / 2 groups of two forwards each.
 
     Args:
+        wrt: As in contextual_decomposition.
         features: The players: words, cells:4, superpixels:20, columns; `auto:25` takes what is natural.
         bias: As in contextual_decomposition. A shared bias depends on how large a group is, and so looks like an
             interaction of all with all; left to the rest, an additive model has none.
@@ -112,10 +118,10 @@ def decomposition_interaction(
     """
     if size(x) != 1:
         raise BadShape(f"expected one input, since the matrix is about its parts; got {size(x)}.")
-    players = features_of(features, model, x)
+    players = features_of(features, model, x, wrt)
     k = len(players)
     afford(k * (k + 1) + 4, f"decomposition_interaction of {k} players")
-    groups = Groups(model, x, target.row(0), players, bias, rectifier, "decomposition_interaction")
+    groups = Groups(model, x, target.row(0), players, bias, rectifier, "decomposition_interaction", wrt)
     first, second = torch.triu_indices(k, k, 1)
     one = torch.eye(k, dtype=torch.bool)
     found = groups(torch.cat([one, one[first] | one[second]]))
@@ -128,14 +134,14 @@ def decomposition_interaction(
         row_names=names,
         column_names=names,
         unit="target",
-        sequence=model.space.kind == "tokens",
+        sequence=groups.is_text,
         checks={"law": law(groups.gap, model.dtype), **_pair_checks(groups, each, pairs)},
     )
 
 
 def _shown(groups: Groups, entries: Tensor) -> Tensor:
     """Entries as the result has them, (1, ...): a text has one for each token."""
-    return entries[..., 0][None] if groups.is_text else entries[None]
+    return entries[..., 0][None] if groups.is_text else entries[groups.index][None]
 
 
 def _laid_out(groups: Groups, each: Tensor) -> Tensor:

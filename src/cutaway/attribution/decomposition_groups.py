@@ -16,6 +16,7 @@ from cutaway.core.model import Model
 from cutaway.core.overflow import first_overflow
 from cutaway.core.players import place_of, players_at
 from cutaway.core.progress import report
+from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
 
 Bias = Literal["shared", "rest"]
@@ -32,7 +33,8 @@ class Groups:
     Attributes:
         features: The players.
         is_text: True if the entries are tokens.
-        owner: The player of each entry, spread over the input by broadcasting; -1 is nobody.
+        owner: The player of each entry, spread over the place by broadcasting; -1 is nobody.
+        index: What the place takes of the entries, where it is not a whole layer.
         whole: The target.
         all: What comes from all players together; the remainder comes from entries of nobody, and from biases.
         gap: The worst place so far where part + rest misses the value.
@@ -47,14 +49,16 @@ class Groups:
         bias: Bias | None,
         rectifier: Rectifier,
         name: str,
+        wrt: Site = INPUT,
     ) -> None:
-        place = place_of(model, row)
+        place = place_of(model, row, wrt)
         self.features = players_at(features, place)
         owner = place.owner(self.features)
         self.owner = owner.expand(place.shape) if self.features.units else owner
-        self.is_text = model.space.kind == "tokens"
+        self.index = () if wrt.is_whole else place.index[1:]
+        self.is_text = wrt == INPUT and model.space.kind == "tokens"
         self.gap, self.whole = Gap(), 0.0
-        self._model, self._row, self._target, self._name = model, row, target, name
+        self._model, self._row, self._target, self._name, self._wrt = model, row, target, name, wrt.whole
         self._how = How(shares_bias=(bias or bias_of(model)) == "shared", averages=rectifier == "averaged")
         nobody, everybody = self(torch.tensor([[False], [True]]).expand(2, len(self.features))).tolist()
         if nobody:
@@ -80,7 +84,9 @@ class Groups:
 
     def _scored(self, groups: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
         on = torch.cat([groups.cpu(), torch.zeros(len(groups), 1, dtype=torch.bool)], dim=1)
-        parts = self._model.decomposed(self._row, on[:, self.owner], read=self._target.sites, how=self._how)
+        parts = self._model.decomposed(
+            self._row, on[:, self.owner], read=self._target.sites, how=self._how, wrt=self._wrt
+        )
         part, rest, whole = (self._target(t).double().cpu() for t in (parts.part, parts.rest, parts.whole))
         if parts.gap.size > self.gap.size or not self.gap.name:
             self.gap = parts.gap

@@ -121,7 +121,10 @@ def _explained(
 ) -> _Run:
     """Contributions for one draw of the baseline."""
     rows = [take(x, slice(i, i + 1)) for i in range(size(x))]
-    bases = join([path_ends(model, row, wrt, baseline, 1, g)[1:] for row, g in zip(rows, generators, strict=True)])
+    fills = [baseline.row(i, len(rows)) for i in range(len(rows))]
+    bases = join(
+        [path_ends(model, row, wrt, fill, 1, g)[1:] for row, fill, g in zip(rows, fills, generators, strict=True)]
+    )
     module = None if wrt.whole == INPUT else model.module.get_submodule(wrt.module)
     ruled: dict[int, Changes] = {}
 

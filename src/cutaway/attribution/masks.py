@@ -10,6 +10,7 @@ from cutaway.attribution.grids import Masks
 from cutaway.attribution.occlusion import admitted, primary
 from cutaway.attribution.tally import Estimate, Shown, Tally
 from cutaway.core.batch import Batch, repeat, size, take
+from cutaway.core.budget import afford, partial, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -78,6 +79,7 @@ def rise(
     aims = [scored(target.row(i), model, probability) for i in range(size(x))]
     found: dict[int, Tally] = {}
     groups = equal_rows(primary(x))
+    afford(masks * len(groups), f"rise with {masks} masks")
     for number, same in enumerate(groups):
         row = take(x, slice(same[0], same[0] + 1))
         image = primary(row)
@@ -88,14 +90,14 @@ def rise(
         tallies = [Tally(aims[i], shown, estimate) for i in same]
         for start in range(0, masks, _STEP):
             report("rise", number * masks + start, len(groups) * masks)
-            if all(t.agrees(agreement, _FIRST) for t in tallies):
+            if all(t.agrees(agreement, _FIRST) for t in tallies) or (start and time_is_up()):
                 break
             some = drawn[start : start + _STEP]
             shown.add(some)
             _show(model, row, hidden, some, [t for t in tallies if not t.agrees(agreement, _FIRST)])
         found |= dict(zip(same, tallies, strict=True))
     report("rise", len(groups) * masks, len(groups) * masks)
-    return _result(model, x, target, [found[i] for i in range(size(x))], agreement)
+    return _result(model, x, target, [found[i] for i in range(size(x))], agreement, masks)
 
 
 def _check(masks: int, agreement: float, cells: int, keep: float) -> None:
@@ -139,7 +141,9 @@ def _show(model: Model, row: Batch, hidden: Tensor, masks: Tensor, tallies: Sequ
         tally.scores = torch.cat([tally.scores, scores])
 
 
-def _result(model: Model, x: Batch, target: Target, tallies: Sequence[Tally], agreement: float) -> Attribution:
+def _result(
+    model: Model, x: Batch, target: Target, tallies: Sequence[Tally], agreement: float, masks: int
+) -> Attribution:
     aims = per_row([t.target for t in tallies])
     maps, errors = zip(*(t.map() for t in tallies), strict=True)
     values, error = (torch.stack(found)[:, None].to(primary(x)) for found in (maps, errors))
@@ -149,8 +153,15 @@ def _result(model: Model, x: Batch, target: Target, tallies: Sequence[Tally], ag
         unit="target",
         score=aims(model.run(x, read=aims.sites)),
         extra={"error": error},
-        checks=_checks(tallies, target, agreement, float(values.abs().max()), float(error.mean())),
+        checks=_checks(tallies, target, agreement, float(values.abs().max()), float(error.mean()))
+        | _cut(tallies, agreement, masks),
     )
+
+
+def _cut(tallies: Sequence[Tally], agreement: float, masks: int) -> dict[str, Check]:
+    """What the time limit left undone."""
+    least = min((len(t.scores) for t in tallies if not t.agrees(agreement, _FIRST)), default=masks)
+    return {"partial": partial(least, masks, "masks")} if least < masks else {}
 
 
 def _checks(

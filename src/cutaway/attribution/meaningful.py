@@ -11,6 +11,7 @@ from torch import Tensor
 from cutaway.attribution.masks import scored
 from cutaway.attribution.veil import Veil, fading
 from cutaway.core.batch import Batch, repeat
+from cutaway.core.budget import afford
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, gaussian_blur
@@ -79,6 +80,7 @@ def meaningful_perturbation(
     """
     assert isinstance(x, Tensor)
     _check(fills, iterations, size_weight, edge_weight, jitter)
+    afford(len(x) * (iterations + 3 * len(fills)), f"meaningful_perturbation of {len(x)} inputs")
     aims = [scored(target.row(i), model, probability) for i in range(len(x))]
     found = []
     for i, aim in enumerate(aims):

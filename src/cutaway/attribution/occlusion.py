@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cutaway.core.batch import Batch, join, size, take
+from cutaway.core.budget import afford
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -78,6 +79,8 @@ def occlusion(
             pieces = _windows(model, row, score, window, stride, parts, fill, seed)
         else:
             pieces = _entries(model, row, wrt, score, fill, seed)
+        if i == 0:
+            afford((pieces.number + 2) * size(x), f"occlusion of {pieces.noun}")
         found.append(_falls(pieces, i, size(x)))
     return Attribution(
         values=join([f.values for f in found]),

@@ -69,7 +69,7 @@ def integrated_gradients(
     paths: list[_Path] = []
     for i in range(size(x)):
         row, generator = take(x, slice(i, i + 1)), torch.Generator().manual_seed(seed)
-        ends = path_ends(model, row, wrt, baseline, samples, generator)
+        ends = path_ends(model, row, wrt, baseline.row(i, size(x)), samples, generator)
         slopes = slopes_at(model, row, target.row(i), wrt)
         for begin in ends[1:]:
             tell = _teller(len(paths), size(x) * samples, max_steps)

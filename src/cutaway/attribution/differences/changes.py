@@ -15,6 +15,7 @@ from cutaway.attribution.differences.entries import (
     divided,
     entrywise,
     halfway,
+    many_factors,
     multiplied,
     softmax,
     softmax_axis,
@@ -32,9 +33,9 @@ from cutaway.attribution.differences.pair import (
 )
 from cutaway.attribution.differences.parts import PARTS, has_parts
 from cutaway.attribution.differences.winners import winner_rule
-from cutaway.attribution.rectifiers import FAMILY, rectified
 from cutaway.core.errors import NotPossible
 from cutaway.core.operations import Call
+from cutaway.core.rectifiers import FAMILY, rectified
 from cutaway.core.rules import ForEveryOperation, kind_of, refused_when_reached, signals, where
 
 Otherwise = Literal["refuse", "slope"]
@@ -149,6 +150,8 @@ def _rule_for(pair: Pair) -> Both | None:
     name, kind = call.name, kind_of(call.name)
     if name in FAMILY and (found := rectified(call)) is not None and found.x.requires_grad:
         return lambda pair: entrywise(pair, found.x, "relu" if _is_relu(found.name, call) else found.name)
+    if name == "prod" and isinstance(given(call, 1, "dim"), int) and not _switches(pair):
+        return many_factors
     if name in _ODD or _switches(pair):
         return None
     if kind in ("structural", "sum") or (kind == "silent" and name not in STEPS):

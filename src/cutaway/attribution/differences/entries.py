@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from cutaway.attribution.differences.multipliers import logarithmic_mean, quotient, ratio, summed_to
@@ -60,6 +61,30 @@ def halfway(pair: Pair) -> tuple[Any, Any]:
         found = dict(zip(middles, torch.autograd.grad(out, list(middles.values()), g), strict=True))
         # A tensor given twice has its whole signal at its first place.
         return [found.pop(id(t)) if id(t) in found else torch.zeros_like(t) for t in pair.movers]
+
+    return explained(pair, y, y0, back)
+
+
+def many_factors(pair: Pair) -> tuple[Any, Any]:
+    """A product of entries along an axis: its mean slope on the straight line from the baseline.
+
+    Of what is linear in each factor, that is each factor's Shapley value, and so the sum is exact. Along the line the
+    slope is a polynomial, which Gauss and Legendre integrate exactly from half as many points as there are factors.
+    """
+    (x,) = pair.movers
+    y, y0 = run_both(pair)
+    b = baseline_of(x)
+    assert b is not None
+    points, weights = leggauss((x.shape[given(pair.call, 1, "dim")] + 1) // 2)
+
+    def back(g: Tensor) -> list[Tensor]:
+        total = torch.zeros_like(x)
+        for at, weight in zip((points + 1) / 2, weights / 2, strict=True):
+            with torch.enable_grad():
+                leaf = torch.lerp(b, x.detach(), float(at)).requires_grad_()
+                out = swapped(pair.call, {id(x): leaf}).run()
+            total += float(weight) * torch.autograd.grad(out, leaf, g)[0]
+        return [total]
 
     return explained(pair, y, y0, back)
 

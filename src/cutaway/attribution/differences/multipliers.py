@@ -51,7 +51,7 @@ def winners(
     """For a maximum along the last axis: which entry answers for the change, and its multiplier, from 0 to 1.
 
     A rise is due to the entry that is the largest now, and a fall to the one that was: each of them moved in that
-    direction by at least as much as the maximum did.
+    direction by at least as much as the maximum did. Choose them from what `told_apart` gives.
 
     Args:
         x, b: (..., entries) at the input and at the baseline.
@@ -62,7 +62,27 @@ def winners(
     is_now = y <= y0 if lowest else y >= y0
     at = torch.where(is_now, first, other)
     moved = x.gather(-1, at) - b.gather(-1, at)
-    return at, torch.where(moved == 0, torch.ones_like(moved), (y - y0) / moved)
+    # Between 0 and 1 but for rounding, and for entries that `told_apart` took for equal.
+    return at, torch.where(moved == 0, torch.ones_like(moved), (y - y0) / moved).clamp(0, 1)
+
+
+def told_apart(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """For finding maxima along the last axis: entries alike in one tensor stand in the order of the other.
+
+    Behind a convolution of an even baseline all entries are equal, up to last digits that change from run to run and
+    with the size of the batch: these must not decide which of them was the largest. What is alike in both stays so, to
+    the last digit, and the first is taken.
+    """
+    share = torch.finfo(x.dtype).eps ** (2 / 3)
+    x, b = _rounded(x.detach(), share), _rounded(b.detach(), share)
+    return x + share * b, b + share * x
+
+
+def _rounded(t: Tensor, share: float) -> Tensor:
+    """To steps of a share of the largest, counted from the median, so that what is common lies within a step."""
+    grid = share * t.abs().nan_to_num(0.0, 0.0, 0.0).amax(-1, keepdim=True).clamp_min(torch.finfo(t.dtype).tiny / share)
+    centre = t.median(-1, keepdim=True).values.nan_to_num(0.0, 0.0, 0.0)
+    return torch.where(t.isfinite(), centre + ((t - centre) / grid).round() * grid, t)
 
 
 def summed_to(signal: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 `core.unrolled` does the same for recurrent networks and attention, for every rule set.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -99,8 +100,27 @@ def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False
     return _norm(x, ord, dim, keepdim)
 
 
+def _var(input: Tensor, *given: Any, **named: Any) -> Tensor:
+    """Every spelling: (dim, unbiased, keepdim), or (unbiased), or by name with a correction."""
+    given = (None, *given) if given and isinstance(given[0], bool) else given
+    named = dict(zip(("dim", "unbiased", "keepdim"), given, strict=False)) | named
+    dim, keepdim = named.get("dim"), named.get("keepdim", False)
+    fewer = named.get("correction")
+    fewer = (1 if named.get("unbiased", True) else 0) if fewer is None else fewer
+    axes = list(range(input.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    apart = input - input.mean(axes, keepdim=True)
+    count = math.prod(input.shape[a] for a in axes)
+    return torch.square(apart).sum(axes, keepdim=keepdim) / max(0, count - fewer)
+
+
+def _std(input: Tensor, *given: Any, **named: Any) -> Tensor:
+    return torch.sqrt(_var(input, *given, **named))
+
+
 PARTS: dict[str, Callable[..., Any]] = {
     "softmin": _softmin,
+    "var": _var,
+    "std": _std,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,

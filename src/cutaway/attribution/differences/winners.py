@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cutaway.attribution.differences.entries import entrywise
-from cutaway.attribution.differences.multipliers import summed_to, winners
+from cutaway.attribution.differences.multipliers import summed_to, told_apart, winners
 from cutaway.attribution.differences.pair import Both, Pair, baseline_of, explained, given, plain, run_both
 
 _PICKS = {"kthvalue", "median", "sort", "topk"}
@@ -46,8 +46,10 @@ def _pooled(pair: Pair) -> tuple[Any, Any]:
     b = baseline_of(x)
     assert b is not None
     with torch.no_grad():
-        (y, first), (y0, other) = (pool(t, *call.args[1:longest], **more) for t in (x, b))
-    axes = 1 if "1d" in call.name else 2 if "2d" in call.name else 3
+        (y, found), (y0, found0) = (pool(t, *call.args[1:longest], **more) for t in (x, b))
+        axes = 1 if "1d" in call.name else 2 if "2d" in call.name else 3
+        apart = told_apart(x.flatten(-axes), b.flatten(-axes))
+        first, other = (pool(t.view(x.shape), *call.args[1:longest], **more)[1] for t in apart)
     flat = [t.detach().flatten(-axes) for t in (x, b, y, y0, first, other)]
     at, m = winners(*flat)
 
@@ -56,7 +58,7 @@ def _pooled(pair: Pair) -> tuple[Any, Any]:
 
     result, base = explained(pair, y, y0, back)
     asked = call.name.endswith("_with_indices") or call.argument("return_indices", False) is True
-    return ((result, first), (base, other)) if asked else (result, base)
+    return ((result, found), (base, found0)) if asked else (result, base)
 
 
 def _along(pair: Pair) -> tuple[Any, Any]:
@@ -73,7 +75,7 @@ def _along(pair: Pair) -> tuple[Any, Any]:
     now, then = (t.detach().permute(*others, *dims).flatten(len(others)) for t in (x, b))
     shape = (*(x.shape[d] for d in others), 1)
     lowest = call.name.endswith("min")
-    first, other = ((t.argmin if lowest else t.argmax)(-1, keepdim=True) for t in (now, then))
+    first, other = ((t.argmin if lowest else t.argmax)(-1, keepdim=True) for t in told_apart(now, then))
     at, m = winners(now, then, y.reshape(shape), y0.reshape(shape), first, other, lowest=lowest)
 
     def back(g: Tensor) -> list[Tensor]:
@@ -96,7 +98,7 @@ def _larger(pair: Pair) -> tuple[Any, Any]:
         torch.stack(torch.broadcast_tensors(*ts), -1) for ts in ((a.detach(), b.detach()), map(baseline_of, (a, b)))
     )
     lowest = pair.call.name in ("minimum", "fmin", "min")
-    first, other = ((t.argmin if lowest else t.argmax)(-1, keepdim=True) for t in (both, both0))
+    first, other = ((t.argmin if lowest else t.argmax)(-1, keepdim=True) for t in told_apart(both, both0))
     at, m = winners(both, both0, y[..., None], y0[..., None], first, other, lowest=lowest)
 
     def back(g: Tensor) -> list[Tensor]:
