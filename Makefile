@@ -58,5 +58,5 @@ clean:
 # What the tests need: the demo's packages, the tools, and the libraries that results are compared with.
 .venv/dev: pyproject.toml constraints.txt requirements-peers.txt | .venv/bin/python
 	@echo "Installing cutaway, its tools and the libraries it is compared with into .venv (some minutes, mostly downloads) ..."
-	@$(PIP) -e '.[models,text,ray,dev]' && $(PIP) --no-deps -r requirements-peers.txt
+	@$(PIP) -e '.[models,text,atlas,ray,dev]' && $(PIP) --no-deps -r requirements-peers.txt
 	@touch $@ .venv/demo

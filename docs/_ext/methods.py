@@ -27,7 +27,10 @@ PYTHON = {
 }
 
 # The same for a method that explains moves in a game.
-BOARD = {"model": 'ct.load("gomoku")', "x": 'ct.data("moves:c3 a1 c4", space=model.space)'}
+BOARD = {"model": 'ct.load("tic-tac-toe")', "x": 'ct.data("moves:b2", space=model.space)'}
+
+# What a picture is made for.
+OBJECTIVE = 'unit("_blocks.6:3")'
 
 
 def sections(doc: str) -> dict[str, str]:
@@ -91,23 +94,30 @@ def _source(method: Method, doc: dict[str, str]) -> str:
 
 
 def _python_example(method: Method) -> str:
-    given, aim = (PYTHON | BOARD, "c2") if "board" in method.needs else (PYTHON, "tabby")
+    given, aim = (PYTHON | BOARD, "a1") if "board" in method.needs else (PYTHON, "tabby")
     lines = ["import cutaway as ct", "", f"model = {given['model']}"]
-    objects = [p for p in method.positional if p not in {"model", "target", "attribution", "explain"}]
+    needed = [p for p in method.positional if p not in method.optional]
+    objects = [p for p in needed if p not in {"model", "target", "attribution", "explain"}]
     lines += [f"{name} = {given.get(name, '...')}" for name in objects]
     if {"attribution", "explain"} & set(method.positional):
         lines.append('why = ct.run("integrated_gradients", model, x, target="tabby")')
-    handed = ["why" if name in {"attribution", "explain"} else name for name in method.positional if name != "target"]
+    handed = ["why" if name in {"attribution", "explain"} else name for name in needed if name != "target"]
     target = f', target="{aim}"' if "target" in method.positional else ""
+    target += f", objective='{OBJECTIVE}'" if _has_objective(method) else ""
     return "\n".join([*lines, f'result = ct.run("{method.name}", {", ".join(handed)}{target})', "ct.plot(result)"])
+
+
+def _has_objective(method: Method) -> bool:
+    return any(option.name == "objective" for option in method.options)
 
 
 def _shell_example(method: Method) -> str:
     if "board" in method.needs:
-        return f'cutaway run {method.name} --model gomoku --x "moves:c3 a1 c4" --target c2'
+        return f'cutaway run {method.name} --model tic-tac-toe --x "moves:b2" --target a1'
     words = [f"cutaway run {method.name} --model efficientnet-lite0"]
     words += ["--x photos/chelsea"] if "x" in method.positional else []
     words += ["--target tabby"] if {"target", "attribution", "explain"} & set(method.positional) else []
+    words += [f"--objective '{OBJECTIVE}'"] if _has_objective(method) else []
     return " ".join(words)
 
 

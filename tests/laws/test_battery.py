@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from cutaway.cli import cli
 from cutaway.core.method import catalogue
 from cutaway.testing.battery import check_method
-from cutaway.testing.models import with_other_weights
+from cutaway.testing.models import with_other_weights, with_recipe
 
 # Options beside a method's own quick ones, so that one call fits images and rows.
 # The region is where the true reason of `oracle_beats_random` is.
@@ -15,6 +15,10 @@ OPTIONS = {
     "fragility_targeted": _REGION,
     "insertion": {"fills": ("zero",)},
     "label_randomization": {"other": with_other_weights},
+    "remove_and_retrain": {"recipe": with_recipe},
+    "attention_seeds": {"recipe": with_recipe},
+    "attention_guide": {"recipe": with_recipe},
+    "attention_adversarial_training": {"recipe": with_recipe},
     "pointing_game": _REGION,
     "energy_in_region": _REGION,
 }

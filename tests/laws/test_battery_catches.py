@@ -7,7 +7,7 @@ from cutaway.core.batch import Batch, size
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.core.method import method
 from cutaway.core.model import Model
-from cutaway.core.result import Attribution, Scores
+from cutaway.core.result import Attribution, Scores, Table
 from cutaway.core.target import Target
 from cutaway.testing.battery import check_method
 
@@ -113,6 +113,13 @@ def prefers_chance(model: Model, x: Batch, attribution: Attribution) -> Scores:
     return Scores(names=["uneven"], values=values[None], better="higher")
 
 
+@method(paper="ghorbani2019", laws={"inside_ball"})
+def goes_too_far(model: Model, x: Batch, attribution: Attribution, *, epsilon: float = 0.1) -> Table:
+    """An attack that adds its step to the bounds of the ball."""
+    assert isinstance(x, torch.Tensor)
+    return Table(columns=["input"], rows=[[0]], extra={"attacked": x + 1.01 * epsilon * model.space.range})
+
+
 def outcome(function, name, **options):
     checks = {check.name: check for check in check_method(function, **options)}
     assert name in checks, f"{name} is none of {sorted(checks)}"
@@ -148,6 +155,7 @@ def test_a_sound_method_passes(check):
         (modest, "breaks_linear_in_target", "add it to laws="),
         (modest, "breaks_same_for_equivalent_nets", "add it to laws="),
         (prefers_chance, "oracle_beats_random[float64]", "the true reason scores"),
+        (goes_too_far, "inside_ball[float64]", "an entry moved by"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
