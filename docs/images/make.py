@@ -264,6 +264,19 @@ def unit_pictures() -> None:
     _small(ct.plot(shown), "unit_pictures.png", dpi=70, colours=96)
 
 
+def activation_atlas() -> None:
+    """Takes some minutes."""
+    from PIL import Image
+
+    import cutaway as ct
+
+    made: Any = ct.run(
+        "activation_atlas", "efficientnet-lite0", "imagenet-samples", layer="_blocks.10", levels=1, steps=96
+    )
+    picture = Image.fromarray((made.images[0].movedim(0, -1) * 255).byte().numpy())
+    picture.resize((448, 448), Image.Resampling.LANCZOS).quantize(64).save(IMAGES / "activation_atlas.png")
+
+
 def _of_chelsea(method: str, options: list[dict[str, Any]], names: tuple[str, ...]) -> None:
     import torch
 
@@ -488,6 +501,7 @@ PICTURES = {
         spatial_attribution,
         top_patches,
         filters,
+        activation_atlas,
         unit_pictures,
         pixel_flipping,
         deletion,

@@ -74,15 +74,14 @@ def patch_probe(
     if not (torch.isfinite(shown).all() and torch.isfinite(control).all()):
         raise NotPossible(f"the probabilities of {model.name} are not finite: {first_overflow(model, x)}.")
     own, foreign = (int(model.predict(p).argmax()) for p in (x, other))
-    names = _names(model, shown, own, foreign)
-    y = {name: shown[:, k] for k, name in names.items()}
-    y[f"{names[own]}, plain patch"] = control[:, own]
+    y = {_name(model, k): shown[:, k] for k in _drawn(shown, own, foreign)}
+    y[f"{_name(model, own)}, plain patch"] = control[:, own]
     return Curve(
         x=torch.tensor(sizes, dtype=torch.float64),
         y=y,
         x_label="side of the patch, as a share of the photo's",
         y_label="probability",
-        checks=_checks(sizes, shown, control, own, foreign, names),
+        checks=_checks(model, sizes, shown, control, own, foreign),
     )
 
 
@@ -110,39 +109,38 @@ def _pasted(x: Tensor, patch: Tensor, size: float, at: tuple[float, float]) -> T
     return changed
 
 
-def _names(model: Model, shown: Tensor, own: int, foreign: int) -> dict[int, str]:
+def _drawn(shown: Tensor, own: int, foreign: int) -> list[int]:
     """The classes to draw."""
     peaks = shown.amax(0)
     others = [k for k in peaks.argsort(descending=True, stable=True).tolist() if k not in (own, foreign)][:_OTHERS]
-    wanted = dict.fromkeys([own, foreign, *(k for k in others if peaks[k] >= _LEAST)])
-    return {k: model.classes[k].split(",")[0] if model.classes else f"class {k}" for k in wanted}
+    return list(dict.fromkeys([own, foreign, *(k for k in others if peaks[k] >= _LEAST)]))
+
+
+def _name(model: Model, k: int) -> str:
+    return model.classes[k].split(",")[0] if model.classes else f"class {k}"
 
 
 def _checks(
-    sizes: tuple[float, ...], shown: Tensor, control: Tensor, own: int, foreign: int, names: dict[int, str]
+    model: Model, sizes: tuple[float, ...], shown: Tensor, control: Tensor, own: int, foreign: int
 ) -> dict[str, Check]:
-    winners = shown.argmax(1)
-    changes = [i for i in range(len(sizes)) if int(winners[i]) != own]
-    checks = {}
-    if not changes:
-        text = f"No patch of these sizes takes the photo from {names[own]}."
-        checks["change"] = Check(text, "note")
-    else:
+    winners = shown.argmax(1).tolist()
+    mine = _name(model, own)
+    if changes := [i for i, winner in enumerate(winners) if winner != own]:
         i = changes[0]
-        winner = names.get(int(winners[i]), f"class {int(winners[i])}")
-        text = f"From a side of {sizes[i]:.0%} on, the photo is taken for {winner} ({float(shown[i, winners[i]]):.0%})."
-        checks["change"] = Check(text, "ok", sizes[i])
-    third = [i for i in range(len(sizes)) if int(winners[i]) not in (own, foreign)]
-    if third:
+        share = float(shown[i, winners[i]])
+        text = f"From a side of {sizes[i]:.0%} on, the photo is taken for {_name(model, winners[i])} ({share:.0%})."
+        checks = {"change": Check(text, "ok", sizes[i])}
+    else:
+        checks = {"change": Check(f"No patch of these sizes takes the photo from {mine}.", "note")}
+    if third := [i for i, winner in enumerate(winners) if winner not in (own, foreign)]:
         i = max(third, key=lambda j: float(shown[j, winners[j]]))
+        share = float(shown[i, winners[i]])
         text = (
-            f"At {sizes[i]:.0%} it is neither {names[own]} nor {names[foreign]} but "
-            f"{names.get(int(winners[i]), f'class {int(winners[i])}')} ({float(shown[i, winners[i]]):.0%}): the parts "
-            "make a third thing."
+            f"At {sizes[i]:.0%} it is neither {mine} nor {_name(model, foreign)} but {_name(model, winners[i])} "
+            f"({share:.0%}): the parts make a third thing."
         )
-        checks["third"] = Check(text, "ok", float(shown[i, winners[i]]))
-    lost = [i for i in range(len(sizes)) if int(control[i].argmax()) != own]
-    if lost:
-        text = f"A plain patch alone takes the photo from {names[own]} at a side of {sizes[lost[0]]:.0%}."
+        checks["third"] = Check(text, "ok", share)
+    if lost := [i for i in range(len(sizes)) if int(control[i].argmax()) != own]:
+        text = f"A plain patch alone takes the photo from {mine} at a side of {sizes[lost[0]]:.0%}."
         checks["hiding"] = Check(text, "warn", sizes[lost[0]])
     return checks
