@@ -10,6 +10,10 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
+WORD_METHODS = (
+    "leave_one_out", "erasure", "smallest_flip", "lime", "exact_shapley", "permutation_shapley", "l_shapley",
+    "c_shapley", "owen_shapley", "contextual_decomposition", "first_derivative", "variance_saliency",
+)  # fmt: skip
 
 
 def chelsea() -> None:
@@ -80,24 +84,90 @@ def tree_of_regions() -> None:
 
 def relevance() -> None:
     """Three rules of LRP on one photo."""
+    _beside("relevance", {rule: ("lrp", {"rule": rule}) for rule in ("epsilon", "epsilon_plus", "epsilon_gamma_box")})
+
+
+def coarse_maps() -> None:
+    """All maps from the last layer with positions on one photo."""
+    names = ("cam", "grad_cam", "grad_cam_plus_plus", "layer_cam", "score_cam", "guided_grad_cam")
+    _beside("coarse_maps", {name: (name, {"most": 200} if name == "score_cam" else {}) for name in names})
+
+
+def slopes() -> None:
+    """Maps from gradients at shaken inputs, and from references of noise."""
+    names = ("gradient", "smoothgrad", "smoothgrad_squared", "vargrad", "expected_gradients")
+    _beside("slopes", {name: (name, {}) for name in names}, colours=64, dpi=90)
+
+
+def words() -> None:
+    """One sentence by all methods whose parts are words: a line for each, in shares of its largest value."""
+    import torch
+    from matplotlib.figure import Figure
+
+    import cutaway as ct
+
+    model, text = ct.load("sentiment-lstm"), "the film was not very good , but the cast is great"
+    lines, opinion = {}, "logit(1) - logit(0)"
+    for name in WORD_METHODS:
+        why = ct.run(name, model, text, target="logprob(1)" if name == "erasure" else opinion)
+        values = why.values[0]
+        each = values if values.ndim == 1 else values.sum(-1)
+        lines[name] = (each / each.abs().max()).tolist()
+    figure = Figure(figsize=(6.4, 3.3))
+    axes = figure.add_subplot()
+    axes.imshow(torch.tensor(list(lines.values())), cmap="RdBu_r", vmin=-1.3, vmax=1.3, aspect="auto")
+    axes.set_xticks(range(len(text.split())), text.split(), fontsize=8)
+    axes.set_yticks(range(len(lines)), [name.replace("_", " ") for name in lines], fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.subplots_adjust(left=0.27, right=0.995, bottom=0.08, top=0.99)
+    _small(figure, "words.png")
+
+
+def _beside(name: str, runs: dict[str, tuple[str, dict[str, Any]]], colours: int = 128, dpi: int = 110) -> None:
+    """A photo and its maps by several methods, red for the class and blue against it."""
     from matplotlib.figure import Figure
 
     import cutaway as ct
 
     model, x = ct.load("efficientnet-lite0"), ct.data("photos/chelsea").x
-    figure = Figure(figsize=(5.0, 1.4))
-    for place, rule in enumerate(("epsilon", "epsilon_plus", "epsilon_gamma_box")):
-        values = ct.run("lrp", model, x, target="tiger cat", rule=rule).values[0].sum(0)
-        edge = float(values.abs().flatten().kthvalue(int(0.99 * values.numel())).values)
-        axes = figure.add_subplot(1, 4, place + 2)
+    count = len(runs) + 1
+    figure = Figure(figsize=(1.25 * count, 1.4))
+    for place, (title, (method, options)) in enumerate(runs.items()):
+        values = ct.run(method, model, x, target="tiger cat", **options).values[0]
+        values = values.sum(0) if values.ndim == 3 else values
+        edge = float(values.abs().flatten().kthvalue(max(int(0.99 * values.numel()), 1)).values)
+        axes = figure.add_subplot(1, count, place + 2)
         axes.imshow(values, cmap="RdBu_r", vmin=-edge, vmax=edge)
-        axes.set_title(rule, fontsize=7)
+        axes.set_title(title, fontsize=7)
         axes.set_axis_off()
-    axes = figure.add_subplot(1, 4, 1)
+    axes = figure.add_subplot(1, count, 1)
     axes.imshow(x[0].permute(1, 2, 0).numpy())
     axes.set_axis_off()
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.88, wspace=0.04)
-    _small(figure, "relevance.png")
+    _small(figure, f"{name}.png", dpi=dpi, colours=colours)
+
+
+def meaningful_perturbation() -> None:
+    """What has to be hidden for a shape to be gone."""
+    _drawn("meaningful_perturbation", "shapes-cnn", "shapes/test[0:1]")
+
+
+def decomposition_interaction() -> None:
+    """What words have in pairs, by parts of the opinion."""
+    _pairs("decomposition_interaction")
+
+
+def integrated_hessians() -> None:
+    """What words have in pairs, by second derivatives."""
+    _pairs("integrated_hessians")
+
+
+def _pairs(method: str) -> None:
+    import cutaway as ct
+
+    text = "the film was not very good , but the cast is great"
+    _result(ct.run(method, "sentiment-lstm", text, target="logit(1) - logit(0)"), f"{method}.png")
 
 
 def marked_text() -> None:
@@ -337,7 +407,7 @@ def _drawn(method: str, model: str, x: str, **options: Any) -> None:
     import cutaway as ct
 
     result = ct.run(method, model, x, **options)
-    dpi, colours = (60, 192) if method == "spatial_attribution" else (66, 96)
+    dpi, colours = (60, 192) if method in ("spatial_attribution", "meaningful_perturbation") else (66, 96)
     with ct.plot.style.themed("light"):
         _small(ct.plot.draw(result), f"{method}.png", dpi=dpi, colours=colours)
 
@@ -456,6 +526,35 @@ def fragility_top_k() -> None:
     _small(figure, "fragility_top_k.png")
 
 
+def rotation_test() -> None:
+    """Detectors of a small network's units, and of rotated ones."""
+    import cutaway as ct
+
+    options = {"site": "relu3", "quantile": 0.95, "resolution": 48, "steps": 4}
+    _result(ct.run("rotation_test", "shapes-cnn", "shapes/test[0:400]", **options), "rotation_test.png")
+
+
+def compositional_explanation() -> None:
+    """IoU by the length of formulas, of a small network's units and after their answers were dealt out."""
+    from matplotlib.figure import Figure
+
+    import cutaway as ct
+
+    options = {"site": "relu3", "quantile": 0.95, "resolution": 48}
+    found = ct.run("compositional_explanation", "shapes-cnn", "shapes/test[0:400]", **options)
+    with ct.plot.style.themed("light"):
+        figure = Figure(figsize=(4.2, 2.6), layout="constrained")
+        axes = figure.add_subplot()
+        for name, label, colour in (("iou", "the units", "C0"), ("shuffled", "dealt out to other pictures", "0.6")):
+            by_length = found.extra[name]
+            lengths = range(1, by_length.shape[1] + 1)
+            axes.plot(lengths, by_length.T, color=colour, alpha=0.15, linewidth=0.7)
+            axes.plot(lengths, by_length.mean(0), color=colour, marker="o", label=label)
+        axes.set(xlabel="concepts in the formula, at most", ylabel="IoU", xticks=lengths, ylim=(0, None))
+        axes.legend(frameon=False, fontsize=8)
+        _small(figure, "compositional_explanation.png", dpi=90, colours=64)
+
+
 def _result(result: Any, name: str, dpi: int = 75) -> None:
     import cutaway as ct
 
@@ -477,6 +576,12 @@ PICTURES = {
     f.__name__: f
     for f in (
         relevance,
+        coarse_maps,
+        slopes,
+        words,
+        meaningful_perturbation,
+        decomposition_interaction,
+        integrated_hessians,
         marked_text,
         waterfall,
         chelsea,
@@ -512,6 +617,8 @@ PICTURES = {
         fragility_top_k,
         trust,
         microscope,
+        rotation_test,
+        compositional_explanation,
     )
 }
 

@@ -12,8 +12,8 @@ from cutaway.attribution.agglomeration import Growth, agglomerative_decompositio
 from cutaway.attribution.decomposition import contextual_decomposition, decomposition_interaction
 from cutaway.core.decomposed.tensor import How
 from cutaway.core.errors import BadOption, BadShape, NotPossible
-from cutaway.core.features import grid, of_ids
-from cutaway.core.site import Site
+from cutaway.core.features import Features, grid, of_ids
+from cutaway.core.site import INPUT, Site
 from cutaway.testing.models import inputs_for, tiny_model
 from networks import bilstm
 
@@ -216,11 +216,13 @@ def test_one_input_for_a_tree_and_for_a_matrix():
 
 
 def test_neighbours_touch():
-    found = neighbours(grid(6, 6, cells=3).ids[None], "image")
+    found = neighbours(grid(6, 6, cells=3), "image")
     assert found[4] == {1, 3, 5, 7}
     assert found[0] == {1, 3}
-    assert neighbours(torch.tensor([-1, 0, 0, -1, 1, 2])[:, None], "tokens") == [{1}, {0, 2}, {1}]
-    assert neighbours(torch.tensor([0, 1, 2]), "row") == [{1, 2}, {0, 2}, {0, 1}]
+    assert neighbours(of_ids(torch.tensor([-1, 0, 0, -1, 1, 2])), "tokens") == [{1}, {0, 2}, {1}]
+    every = [{1, 2}, {0, 2}, {0, 1}]
+    assert neighbours(of_ids(torch.tensor([0, 1, 2])), "row") == every
+    assert neighbours(Features(torch.arange(3), ("a", "b", "c"), units=True), "tokens") == every
 
 
 def test_groups_grow_by_what_changes_them_most():
@@ -258,6 +260,28 @@ def test_every_group_has_the_score_of_its_decomposition(name, percentile):
         assert_close(value, whole[whole.abs().argmax()], rtol=1e-9, atol=1e-12)
     one = agglomerative_decomposition(model, x, 1, features="auto:9", percentile=0.0)
     assert len(one.members) == len(one.names) + 1
+
+
+@pytest.mark.parametrize(("features", "count"), [("units", 4), ("cells:2", 4)])
+def test_units_and_cells_of_a_layer_can_be_joined(features, count):
+    model = tiny_model("conv")
+    x = inputs_for(model, 1)
+    tree = agglomerative_decomposition(model, x, 1, wrt="relu1", features=features, percentile=100.0)
+    assert len(tree.names) == count
+    assert not tree.regions.numel()
+    assert not tree.sequence
+    for members, value in zip(tree.members, tree.values, strict=True):
+        group = ",".join(map(str, members))
+        one = contextual_decomposition(model, x, 1, wrt="relu1", features=features, group=group).extra["whole"]
+        assert_close(value, one.flatten()[one.abs().argmax()], rtol=1e-9, atol=1e-12)
+
+
+def test_tokens_of_a_layer_are_joined_in_line():
+    model = tiny_model("text")
+    site = next(layer.site for layer in model.layers() if layer.site != INPUT)
+    tree = agglomerative_decomposition(model, "the film was very good", 1, wrt=site, features="words", percentile=100.0)
+    assert tree.sequence
+    assert all(m == list(range(m[0], m[-1] + 1)) for m in tree.members)
 
 
 def test_columns_may_be_joined_across_others():

@@ -117,6 +117,28 @@ def test_last_digits_do_not_decide_which_entry_of_an_even_baseline_was_the_large
     assert torch.equal(torch.stack(told_apart(x, x)).argmax(-1)[0], x.argmax(-1))
 
 
+def test_last_digits_of_the_inside_of_an_even_picture_do_not_decide_either():
+    """A convolution pads its borders, whose entries differ from what the inside has in common."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 4, 101, 101, generator=generator)
+    even = torch.full((1, 4, 101, 101), 0.7)
+    even[..., :3, :], even[..., :, :3] = 0.2, 0.4
+    found = set()
+    for _ in range(5):
+        noise = 1 + 2 * torch.finfo(x.dtype).eps * torch.randn(even.shape, generator=generator)
+        apart = told_apart(x.flatten(-2), (even * noise).flatten(-2))
+        places = [F.max_pool2d(t.view(x.shape), 3, 2, return_indices=True)[1] for t in apart]
+        found.add(tuple(torch.cat(places).flatten().tolist()))
+    assert len(found) == 1
+
+
+def test_entries_that_are_not_finite_are_told_apart():
+    x = torch.tensor([[1.0, -torch.inf, 3.0], [torch.inf, 0.0, 2.0]])
+    of_x, of_b = told_apart(x, torch.tensor([[5.0, 5.0, 5.0], [1.0, 2.0, -torch.inf]]))
+    assert of_x.argmax(-1).tolist() == [2, 0]
+    assert of_b.argmax(-1).tolist() == [2, 0]
+
+
 def test_two_things_that_are_alike_get_the_same_share_of_a_softmax():
     class Soft(nn.Module):
         def forward(self, x):

@@ -352,3 +352,11 @@ def test_surplus_parts_of_a_greedy_set_are_put_back():
 def test_negative_tries_are_refused():
     with pytest.raises(BadOption, match="0 tries or more"):
         smallest_flip(tiny_model("mlp"), torch.zeros(1, 4).double(), 0, tries=-1)
+
+
+@pytest.mark.parametrize("method", [leave_one_out, erasure])
+@pytest.mark.parametrize("text", ["the qzxv film was great", "qzxv zzyx"])
+def test_words_that_the_network_never_met_are_parts_too(method, text):
+    result = method(ct.load("sentiment-lstm"), text, "positive")
+    assert result.values.shape == (1, len(text.split()))
+    assert result.values.isfinite().all()

@@ -11,6 +11,7 @@ from torch import nn
 import cutaway as ct
 from cutaway.attribution.lime import lime
 from cutaway.attribution.lime_fit import _Fit, kernel
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption
 from cutaway.core.features import of_ids
 from cutaway.core.game import play
@@ -257,3 +258,20 @@ def test_scores_of_the_samples_are_those_of_the_game():
     why = lime(model, x, 1, fill="zero", ridge=0.0)
     game = play(model, x, logit(1))
     assert float(why.values) == pytest.approx(game.full - game.empty)
+
+
+def test_the_time_limit_fits_the_samples_so_far():
+    model = tiny_model("conv")
+    x, options = inputs_for(model, 1), {"features": "cells:4"}
+    with limits(seconds=1e-6):
+        short = lime(model, x, 1, samples=600, **options)
+    assert short.checks["partial"].value == 256
+    assert short.provenance.cost.forwards < 300
+    assert torch.equal(short.values, lime(model, x, 1, samples=256, **options).values)
+    assert "partial" not in lime(model, x, 1, samples=600, **options).checks
+
+
+def test_all_sets_of_few_parts_are_taken_whatever_the_time():
+    with limits(seconds=1e-6):
+        result = lime(tiny_model("mlp"), inputs_for(tiny_model("mlp"), 1), 1, samples=600)
+    assert "partial" not in result.checks

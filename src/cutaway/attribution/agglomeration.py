@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from cutaway.attribution.decomposition_groups import Bias, Groups, Rectifier, adding, law
 from cutaway.core.batch import Batch, primary, size
@@ -20,6 +19,7 @@ from cutaway.core.method import method
 from cutaway.core.model import Model
 from cutaway.core.players import features_of
 from cutaway.core.result import Tree
+from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
 
 Score = Callable[[Sequence[frozenset[int]]], list[float]]
@@ -31,6 +31,7 @@ def agglomerative_decomposition(
     x: Batch,
     target: Target,
     *,
+    wrt: Site = INPUT,
     features: Features | str = "auto",
     percentile: float = 90.0,
     bias: Bias | None = None,
@@ -44,6 +45,7 @@ def agglomerative_decomposition(
     looked at: for k parts, some k^2 / 2 groups at most, far fewer with a lower percentile.
 
     Args:
+        wrt: As in contextual_decomposition.
         features: What is joined: words, cells:7, superpixels:50, columns; `auto` takes what is natural.
         percentile: Of the priorities, at and above which parts are joined in a step. 100 joins one at a time.
         bias: As in contextual_decomposition.
@@ -51,7 +53,7 @@ def agglomerative_decomposition(
 
     Returns:
         A tree; scores in the target's unit. Words are neighbours in the text, regions where they touch, and columns
-        all are.
+        and units all are.
 
     Raises:
         BadShape: More than one input.
@@ -63,10 +65,10 @@ def agglomerative_decomposition(
         raise BadShape(f"expected one input, since the tree is about its parts; got {size(x)}.")
     if not 0 <= percentile <= 100:
         raise BadOption(f"expected a percentile from 0 to 100; got {percentile:g}.")
-    players = features_of(features, model, x)
+    players = features_of(features, model, x, wrt)
     k = len(players)
     afford(k * k + 4, f"agglomerative_decomposition of {k} players")
-    groups = Groups(model, x, target.row(0), players, bias, rectifier, "agglomerative_decomposition")
+    groups = Groups(model, x, target.row(0), players, bias, rectifier, "agglomerative_decomposition", wrt)
 
     def score(wanted: Sequence[frozenset[int]]) -> list[float]:
         on = torch.zeros(len(wanted), k, dtype=torch.bool)
@@ -74,10 +76,10 @@ def agglomerative_decomposition(
             row[list(members)] = True
         return groups(on).tolist()
 
-    growth = Growth(k, neighbours(groups.owner, model.space.kind), score)
+    growth = Growth(k, neighbours(players, model.space.kind), score)
     while growth.step(percentile):
         pass
-    on_picture = model.space.kind == "image" and not players.units
+    on_picture = wrt == INPUT and model.space.kind == "image" and not players.units
     picture = primary(x)[0] if on_picture else torch.empty(0)
     return Tree(
         names=list(players.names),
@@ -87,7 +89,7 @@ def agglomerative_decomposition(
         values=torch.tensor(growth.values, dtype=torch.float64),
         target=str(target),
         unit="target",
-        sequence=model.space.kind == "tokens",
+        sequence=model.space.kind == "tokens" and not players.units,
         input=picture,
         regions=players.ids if on_picture else torch.empty(0),
         checks={
@@ -98,23 +100,20 @@ def agglomerative_decomposition(
     )
 
 
-def neighbours(owner: Tensor, kind: str) -> list[set[int]]:
+def neighbours(features: Features, kind: str) -> list[set[int]]:
     """For each player those that it touches: in an image side by side, in a text next to each other; else all others.
 
     Args:
-        owner: The player of each entry: (1, h, w), (tokens, 1), (columns,); -1 is nobody.
-        kind: Of the space.
+        features: The players.
+        kind: Of the model's space: positions in line are neighbours in a text, columns of a row all are.
     """
-    k = int(owner.max()) + 1
-    if kind not in ("image", "tokens") or (kind == "image" and owner.shape[0] > 1):
+    ids, k = features.ids, len(features)
+    if features.units or (ids.ndim == 1 and kind != "tokens"):
         return [set(range(k)) - {i} for i in range(k)]
     found: list[set[int]] = [set() for _ in range(k)]
-    line = owner.flatten()
-    pairs = [(owner[..., 1:], owner[..., :-1]), (owner[..., 1:, :], owner[..., :-1, :])]
-    if kind == "tokens":
-        line = line[line >= 0]  # a special piece between two words keeps nothing apart
-        pairs = [(line[1:], line[:-1])]
-    for one, other in pairs:
+    ids = ids if ids.ndim > 1 else ids[ids >= 0]  # a special piece between two words keeps nothing apart
+    for axis, length in enumerate(ids.shape):
+        one, other = ids.narrow(axis, 1, length - 1), ids.narrow(axis, 0, length - 1)
         differ = (one != other) & (one >= 0) & (other >= 0)
         for a, b in set(zip(one[differ].tolist(), other[differ].tolist(), strict=True)):
             found[a].add(b)

@@ -1,5 +1,6 @@
 """The value of a game without each of its players: of an image, only what can see the missing part is run again."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from cutaway.attribution.occlusion import admitted
 from cutaway.core.batch import Batch, primary
+from cutaway.core.budget import time_is_up
 from cutaway.core.fill import Fill
 from cutaway.core.game import Game
 from cutaway.core.model import Model
@@ -23,17 +25,20 @@ _PICTURES = 64
 _LARGE = 0.5
 
 
-def values_of(game: Game, coalitions: Callable[[slice], Tensor] | Tensor, label: str = "") -> Tensor:
+def values_of(
+    game: Game, coalitions: Callable[[slice], Tensor] | Tensor, label: str = "", least: float = math.inf
+) -> Tensor:
     """The values of many coalitions, some of them in memory at a time.
 
     Args:
         game: Whose values.
         coalitions: All of them, or a function that makes some, one for each player.
         label: To report progress under.
+        least: After this many, the time limit ends it, with the values so far.
     """
     rows = coalitions if callable(coalitions) else coalitions.__getitem__
     count = len(game) if callable(coalitions) else len(coalitions)
-    return _in_pieces(lambda some: game(rows(some)), count, _TOGETHER, label)
+    return _in_pieces(lambda some: game(rows(some)), count, _TOGETHER, label, least)
 
 
 def without_each(game: Game, model: Model, row: Batch, target: Target, fill: Fill, seed: int, label: str) -> Tensor:
@@ -83,9 +88,13 @@ def _boxes(game: Game, model: Model, row: Batch) -> tuple[int, int, list[int], l
     return None if height * width > _LARGE * ids.numel() else (height, width, tops, lefts)
 
 
-def _in_pieces(values: Callable[[slice], Tensor], count: int, together: int, label: str) -> Tensor:
+def _in_pieces(
+    values: Callable[[slice], Tensor], count: int, together: int, label: str, least: float = math.inf
+) -> Tensor:
     found = [torch.zeros(0, dtype=torch.float64)]
     for start in range(0, count, together):
+        if start >= least and time_is_up():
+            break
         if label:
             report(label, start, count)
         found.append(values(slice(start, min(start + together, count))))

@@ -6,7 +6,7 @@ import torch
 
 from cutaway.attribution.lime_fit import Distance, Surrogate, surrogate
 from cutaway.core.batch import Batch, join, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, partial
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.features import Features
@@ -89,6 +89,7 @@ def lime(
         weights, error = (game.lay_out(v).to(dtype=model.dtype, device=model.device) for v in made[-1][:2])
         maps.append(weights)
         errors.append(error)
+    done = samples - max(m.left for m in made)
     return Attribution(
         values=join(maps),
         target=str(target),
@@ -96,7 +97,7 @@ def lime(
         unit="target",
         score=torch.tensor([game.full for game in games], dtype=model.dtype, device=model.device),
         extra={"error": join(errors)},
-        checks=_checks(games, made, samples),
+        checks=_checks(games, made, done) | ({"partial": partial(done, samples, "samples")} if done < samples else {}),
     )
 
 

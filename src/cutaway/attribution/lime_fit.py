@@ -1,5 +1,6 @@
 """A weighted linear model of a game's values, and what it is worth: its fit, its error, its halves."""
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ class Surrogate(NamedTuple):
         outside: The same for each sample from a fit to the others; nan where all sets were taken.
         halves: Rank correlation of the weights from two halves of the samples; nan as before.
         counting: How many samples of equal weight would count as much.
+        left: Samples that the time limit left undone.
     """
 
     weights: Float[Tensor, "k"]
@@ -32,6 +34,7 @@ class Surrogate(NamedTuple):
     outside: float
     halves: float
     counting: float
+    left: int = 0
 
 
 def surrogate(
@@ -52,7 +55,8 @@ def surrogate(
     k = len(game)
     everything = k <= 30 and 2**k <= samples
     z = all_coalitions(k) if everything else _drawn(k, samples, seed)
-    scores = values_of(game, z, label)
+    scores = values_of(game, z, label, least=math.inf if everything else k + 1)
+    left, z = len(z) - len(scores), z[: len(scores)]
     pi = kernel(z, distance, width)
     chosen = torch.arange(k) if keep is None or keep >= k else _first_in(z.double(), scores, pi, keep)
     cut = z[:, chosen].double()
@@ -67,7 +71,7 @@ def surrogate(
     fits = [_Fit(cut[half], scores[half], pi[half], ridge, forced=True) for half in halves]
     outside = fit.explained(cut, scores, pi, left_out=True)
     same = float(spearman(fits[0].weights, fits[1].weights)) if len(chosen) > 1 else nan
-    return Surrogate(weights, error, fit.explained(cut, scores, pi), outside, same, _counting(pi))
+    return Surrogate(weights, error, fit.explained(cut, scores, pi), outside, same, _counting(pi), left)
 
 
 def _drawn(k: int, samples: int, seed: int) -> Bool[Tensor, "m k"]:
