@@ -26,7 +26,7 @@ def seconds(work: object) -> float:
     return time.process_time() - started
 
 
-laid_out(points(1000), "umap", 0)  # numba compiles at the first use
+laid_out(points(5000), "umap", 0)  # numba compiles at the first use, for many points other things than for few
 found = {}
 for count in COUNTS:
     rows, places = points(count), []

@@ -171,4 +171,4 @@ if __name__ == "__main__":
     figures = json.loads(path.read_text())["figures"] if path.is_file() else {}
     for name in sys.argv[1:] or parts:
         figures[name] = parts[name]()
-    save(__file__, figures)
+        save(__file__, figures)

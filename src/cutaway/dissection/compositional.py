@@ -49,7 +49,7 @@ def compositional_explanation(
     categories: tuple[str, ...] = (),
     quantile: float | None = None,
     length: int = 5,
-    beam: int = 10,
+    beam: int = 20,
     resolution: int = 56,
     seed: int = 0,
 ) -> Table:
@@ -91,15 +91,16 @@ def compositional_explanation(
         raise BadOption(f"expected length, beam and resolution of at least 1; got {length}, {beam} and {resolution}.")
     seen = _seen(model, data, site, units, categories, 1 - on, resolution)
     names = _names(seen.words)
-    found, shuffled, ceilings = [], [], []
-    scene = Scene(seen.maps.labels, len(seen.words))
+    found, shuffled, ceilings, sizes = [], [], [], []
+    scene = Scene.of(seen.maps.labels, len(seen.words))
     deal = _dealt(seen.maps.real, model.space.kind, seed)
     for k in track(range(len(seen.units)), "formulas"):
         places = seen.maps.on(k)
         found.append(best_formulas(scene, places, length=length, beam=beam))
-        shuffled.append(best_formulas(scene, np.sort(deal[places]), length=length, beam=beam))
+        shuffled.append(best_formulas(scene, deal[places], length=length, beam=beam))
         ceilings.append(scene.ceiling(places))
-    return _table(seen, names, found, shuffled, ceilings, [len(seen.maps.on(k)) for k in range(len(seen.units))])
+        sizes.append(len(places))
+    return _table(seen, names, found, shuffled, ceilings, sizes)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Formulas of concepts, and the search for the one that is true where a unit is on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,7 +49,7 @@ class Formula:
         return f" {self.kind.upper()} ".join([*parts, *nots])
 
     def holds(self, scene: "Scene") -> np.ndarray:
-        """Where it is true, one boolean for each place."""
+        """Where it is true, one boolean for each cell."""
         if self.kind == "atom":
             return scene.mask(self.atom)
         masks = [part.holds(scene) for part in self.parts]
@@ -63,41 +62,47 @@ class Formula:
 class Scene:
     """Which concepts are where.
 
+    Places that have the same concepts are one cell: no formula tells them apart, so a search has to count cells alone,
+    each by its size. Photos have a few thousand cells in a million places.
+
     Attributes:
-        labels: (layers, places): the number of a concept that is there, -1 for none. A concept stands at most once at a
-            place, in whatever layer, so that counts of labels are counts of places.
+        cell: The cell of each place, (places,).
+        labels: (layers, cells): the number of a concept that is there, -1 for none. A concept stands at most once in a
+            cell, in whatever layer, so that counts of labels are counts of places.
+        sizes: How many places each cell has, (cells,).
         atoms: How many concepts there are.
     """
 
+    cell: np.ndarray
     labels: np.ndarray
+    sizes: np.ndarray
     atoms: int
 
+    @classmethod
+    def of(cls, labels: np.ndarray, atoms: int) -> "Scene":
+        """From the concepts at each place, (layers, places)."""
+        code = np.zeros(labels.shape[1], dtype=np.int64)
+        for layer in np.sort(labels, axis=0):
+            # Numbered anew after each layer, so that the numbers stay small.
+            code = np.unique(code * (atoms + 1) + layer + 1, return_inverse=True)[1]
+        _, some, sizes = np.unique(code, return_index=True, return_counts=True)
+        return cls(code, labels[:, some].astype(np.int64), sizes, atoms)
+
     def mask(self, atom: int) -> np.ndarray:
-        """Where a concept is."""
+        """In which cells a concept is."""
         return np.asarray((self.labels == atom).any(0))
 
-    def counts(self, places: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """At how many of some places each concept is: one look at each layer, however many concepts there are."""
-        found = np.zeros(self.atoms, dtype=np.int64)
+    def share(self, places: np.ndarray) -> np.ndarray:
+        """How many of some places lie in each cell."""
+        return np.bincount(self.cell[places], minlength=len(self.sizes))
+
+    def counts(self, numbers: np.ndarray, mask: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """At how many places each concept is, of so many in each cell: one look at each layer for all concepts."""
+        found, weights = np.zeros(self.atoms, dtype=np.int64), numbers[mask]
         for layer in self.labels:
-            found += np.bincount(layer[places] + 1, minlength=self.atoms + 1)[1:]
+            # As floats, which hold whole numbers exactly far beyond any number of places.
+            found += np.bincount(layer[mask] + 1, weights, minlength=self.atoms + 1)[1:].astype(np.int64)
         return found
-
-    @cached_property
-    def sizes(self) -> np.ndarray:
-        """At how many places each concept is."""
-        return self.counts()
-
-    @cached_property
-    def cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """One number for all places that no formula tells apart, -1 where no concept is; and how many those are."""
-        code = np.zeros(self.labels.shape[1], dtype=np.int64)
-        for layer in np.sort(self.labels, axis=0):
-            # Numbered anew after each layer, so that the numbers stay small.
-            code = np.unique(code * (self.atoms + 1) + layer + 1, return_inverse=True)[1]
-        nothing = (self.labels < 0).all(0)
-        cell = np.where(nothing, -1, code)
-        return cell, np.bincount(cell + 1, minlength=int(cell.max(initial=-1)) + 2)[1:]
 
     def ceiling(self, on: np.ndarray) -> float:
         """The highest IoU that any AND, OR and AND NOT of the concepts can have, of whatever length.
@@ -105,9 +110,9 @@ class Scene:
         A formula is true on whole cells. Its IoU, sum m / (|M| + sum (n - m)) over them, is highest for some of the
         cells with the largest share m / n of places where the unit is on, so only their order has to be looked at.
         """
-        cell, sizes = self.cells
-        both = np.bincount(cell[on] + 1, minlength=len(sizes) + 1)[1:]
-        order = np.argsort(-both / np.maximum(sizes, 1), kind="stable")
+        named = (self.labels >= 0).any(0)
+        both, sizes = self.share(on)[named], self.sizes[named]
+        order = np.argsort(-both / sizes, kind="stable")
         together = both[order].cumsum()
         iou = together / np.maximum(len(on) + sizes[order].cumsum() - together, 1)
         return float(iou.max(initial=0.0))
@@ -123,7 +128,7 @@ class Found:
 
 @dataclass(frozen=True)
 class _Held:
-    """A formula with the places where it is true, and how many of those are the unit's."""
+    """A formula with the cells where it is true, how many places those have, and how many of these are the unit's."""
 
     formula: Formula
     mask: np.ndarray
@@ -131,53 +136,79 @@ class _Held:
     size: int
 
 
+@dataclass(frozen=True)
+class _Unit:
+    """A unit: where it is on.
+
+    Attributes:
+        places: How many places those are.
+        share: How many of them lie in each cell.
+        both: How many of them each concept has.
+        sizes: How many of all places each concept has.
+    """
+
+    places: int
+    share: np.ndarray
+    both: np.ndarray
+    sizes: np.ndarray
+
+    def iou(self, both: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Of formulas of these sizes that have so many places with the unit in common."""
+        return np.asarray(both / np.maximum(self.places + sizes - both, 1))
+
+
 def best_formulas(scene: Scene, on: np.ndarray, *, length: int, beam: int) -> list[Found]:
     """The best formula of each length up to a largest one; a shorter one again where no longer one is better.
 
-    Each step joins each formula that was kept with each concept by OR, AND and AND NOT, and keeps the best. Sizes of
-    all these follow from two counts, at the places of the formula and at those that it shares with the unit.
+    Each step joins each formula that was kept with each concept by OR, AND and AND NOT, and keeps the best, of those
+    that are true at the same places the first. Sizes of all these follow from two counts, at the places of the formula
+    and at those that it shares with the unit.
 
     Args:
         scene: Where the concepts are.
-        on: The places where the unit is on, rising.
+        on: The places where the unit is on.
         length: Concepts in a formula, at most.
         beam: Formulas that are kept at each length.
     """
-    both = scene.counts(on)
-    iou = both / np.maximum(len(on) + scene.sizes - both, 1)
-    order = np.argsort(-iou, kind="stable")[:beam]
-    held = [_Held(Formula("atom", int(a)), scene.mask(int(a)), int(both[a]), int(scene.sizes[a])) for a in order]
+    share = scene.share(on)
+    unit = _Unit(len(on), share, scene.counts(share), scene.counts(scene.sizes))
+    iou = unit.iou(unit.both, unit.sizes)
+    order = [int(atom) for atom in np.argsort(-iou, kind="stable")[:beam]]
+    held = [_Held(Formula("atom", a), scene.mask(a), int(unit.both[a]), int(unit.sizes[a])) for a in order]
     best = [Found(held[0].formula, float(iou[order[0]]))]
     while len(best) < length:
-        held = _longer(scene, on, both, held, beam)
-        found = max((Found(h.formula, _iou(h, on)) for h in held), key=lambda f: f.iou, default=best[-1])
-        best.append(found if found.iou > best[-1].iou else best[-1])
+        held, highest = _longer(scene, unit, held, beam)
+        best.append(Found(held[0].formula, highest) if highest > best[-1].iou else best[-1])
     return best
 
 
-def _iou(held: _Held, on: np.ndarray) -> float:
-    return held.both / max(len(on) + held.size - held.both, 1)
-
-
-def _longer(scene: Scene, on: np.ndarray, both: np.ndarray, held: list[_Held], beam: int) -> list[_Held]:
-    """The best formulas with one concept more."""
+def _longer(scene: Scene, unit: _Unit, held: list[_Held], beam: int) -> tuple[list[_Held], float]:
+    """The best formulas with one concept more, the best first, and its IoU; 0 if there are none."""
     hits, sizes = (np.zeros((len(held), 3, scene.atoms), dtype=np.int64) for _ in range(2))
     for k, old in enumerate(held):
-        shared = scene.counts(np.flatnonzero(old.mask))
-        shared_on = scene.counts(on[old.mask[on]])
-        hits[k] = old.both + both - shared_on, shared_on, old.both - shared_on
-        sizes[k] = old.size + scene.sizes - shared, shared, old.size - shared
-    iou = hits / np.maximum(len(on) + sizes - hits, 1)
+        shared, shared_on = scene.counts(scene.sizes, old.mask), scene.counts(unit.share, old.mask)
+        hits[k] = old.both + unit.both - shared_on, shared_on, old.both - shared_on
+        sizes[k] = old.size + unit.sizes - shared, shared, old.size - shared
+    iou = unit.iou(hits, sizes)
     # What changes no place says nothing new.
     iou[sizes == np.array([old.size for old in held])[:, None, None]] = -1
-    chosen: dict[Formula, _Held] = {}
-    for place in np.argsort(-iou, axis=None, kind="stable"):
+    chosen: dict[bytes, _Held] = {}
+    for place in _best_first(iou.ravel(), 4 * beam):
         k, how, atom = (int(i) for i in np.unravel_index(place, iou.shape))
         if iou[k, how, atom] <= 0 or len(chosen) == beam:
             break
-        formula = held[k].formula.joined(("or", "and", "and not")[how], atom)
-        if formula not in chosen:
-            mask, other = held[k].mask, scene.mask(atom)
-            mask = mask | other if how == 0 else mask & (other if how == 1 else ~other)
-            chosen[formula] = _Held(formula, mask, int(hits[k, how, atom]), int(sizes[k, how, atom]))
-    return list(chosen.values())
+        mask, other = held[k].mask, scene.mask(atom)
+        mask = mask | other if how == 0 else mask & (other if how == 1 else ~other)
+        # Of formulas that are true in the same cells, the first is enough: whatever grows from one grows from another.
+        if (cells := mask.tobytes()) not in chosen:
+            formula = held[k].formula.joined(("or", "and", "and not")[how], atom)
+            chosen[cells] = _Held(formula, mask, int(hits[k, how, atom]), int(sizes[k, how, atom]))
+    return list(chosen.values()), max(float(iou.max(initial=0)), 0.0)
+
+
+def _best_first(values: np.ndarray, few: int) -> Iterator[int]:
+    """Numbers of the values, the highest first and equal ones in their order. A few are sorted before all others."""
+    least = np.partition(values, -few)[-few] if few < len(values) else -np.inf
+    for part in (values >= least, values < least):
+        (numbers,) = np.nonzero(part)
+        yield from (int(n) for n in numbers[np.argsort(-values[numbers], kind="stable")])

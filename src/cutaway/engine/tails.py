@@ -14,6 +14,8 @@ from cutaway.engine.state import Double, Int, State, count
 
 # New values wait in this share of the room that the tail takes, and are then sorted in together.
 _WAITING = 4
+# So many values are taken in at once: finding places for them takes up to twenty times their memory.
+_AT_ONCE = 1 << 16
 
 
 @dataclass
@@ -119,7 +121,7 @@ class Tail(State):
     def _take(self, values: Tensor) -> None:
         """Let those wait that may be among the largest: what is not above the least of the kept is not."""
         space = self.kept.shape[1] - int(self.room)
-        for part in torch.split(values, space, dim=1):
+        for part in torch.split(values, min(space, max(1, _AT_ONCE // max(1, len(values)))), dim=1):
             above = part > self.kept[:, space, None]
             if int((self.waiting + above.sum(1)).max()) > space:
                 self._sort_in()
