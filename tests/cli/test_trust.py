@@ -6,8 +6,12 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from cutaway.cli import main
+from cutaway.cli.trust import tell
+from cutaway.core.checks import Check
+from cutaway.core.result import Table
 from cutaway.evaluation import trust_cases
 
 FAST = ["--model", "shapes-cnn", "--methods", "gradient,grad-cam", "--rough"]
@@ -51,6 +55,20 @@ def test_a_photo_from_standard_input_and_a_text(folder, here, monkeypatch, capsy
         main(["trust", "--text", "a gripping , funny film", "--methods", "occlusion", "--tests", "word_deletion"]) == 0
     )
     assert "top words" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 100, 300])
+def test_cells_of_the_table_stay_whole_in_a_terminal_of_any_width_and_in_a_pipe(width):
+    columns = ["method", "verdict", "deletion, lead", "forwards"]
+    cells = ["integrated_gradients", "✕ do not rely on", "! 0.05 (-0.00 to 0.12)", 1200]
+    table = Table(title="t", columns=columns, rows=[cells], checks={cells[0]: Check("Do not.", "fail")})
+    terminal, pipe = (io.StringIO() for _ in range(2))
+    tell(table, Console(file=terminal, width=width, force_terminal=True, color_system=None))
+    tell(table, Console(file=pipe, width=width))
+    line = next(line for line in pipe.getvalue().splitlines() if line.startswith(cells[0]))
+    assert line.split() == " ".join(map(str, cells)).replace("1200", "1,200").split()
+    assert "do not rely on  ! 0.05" in terminal.getvalue()
+    assert ("to 0.12" in terminal.getvalue()) == (width >= 100)
 
 
 def test_refusals_are_one_line(folder, capsys):

@@ -245,6 +245,17 @@ def test_a_budget_for_nothing_at_all_names_the_maps_that_were_not_made(monkeypat
         trust(ct.load("shapes-cnn"), ct.data("shapes/test[0]"), methods=("gradient",), budget=1.0)
 
 
+def test_a_map_that_would_take_longer_than_the_budget_is_not_begun(monkeypatch):
+    model, x = ct.load("shapes-cnn"), ct.data("shapes/test[20]")
+    clock = Clock(model)
+    monkeypatch.setattr(trust_cases, "clock", clock)
+    before = clock()
+    found = trust(model, x, methods=("gradient", "rise"), tests=("parameter_randomization",), budget=150)
+    assert clock() - before < 150  # the quick form of RISE has 100 masks, the whole one 1,000
+    assert [row[1] for row in found.rows if row[0] == "rise"] == ["not examined"]
+    assert "rise" in found.checks["partial"]
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 

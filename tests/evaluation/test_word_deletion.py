@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import cutaway as ct
 from cutaway.core.errors import BadOption, NotPossible
 from cutaway.evaluation.words import word_deletion
 from cutaway.testing.models import tiny_model
@@ -64,3 +65,13 @@ def test_what_does_not_fit_is_refused():
         word_deletion(model, "good")
     with pytest.raises(NotPossible, match="text"):
         word_deletion(box_model(), bright(), made(oracle()))
+
+
+def test_over_several_texts_the_verdict_has_an_interval_around_its_number():
+    model, texts = ct.load("sentiment-cnn"), ["a gripping , funny film", "a dull mess", "what a lovely day"]
+    several = ct.run("word_deletion", model, texts, "gradient", fills=("zero",), steps=4, orders=2).checks["verdict"]
+    assert several.interval is not None
+    low, high = several.interval
+    assert low <= several.value <= high
+    one = ct.run("word_deletion", model, texts[:1], "gradient", fills=("zero",), steps=4, orders=2).checks["verdict"]
+    assert one.interval is None

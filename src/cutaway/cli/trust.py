@@ -1,8 +1,9 @@
 """`cutaway trust INPUT...`: which methods to believe for this model, in a table and a sentence for each."""
 
 import math
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -21,6 +22,7 @@ from cutaway.session.run import run as run_method
 from cutaway.store import Study
 
 _COLOURS = {"ok": "green", "note": "green", "warn": "yellow", "fail": "red"}
+_INTERVAL = re.compile(r" \(\S+ to \S+\)")
 # Columns of numbers; all others have text.
 _NUMBERS = ("inputs", "forwards", "backwards", "seconds")
 
@@ -86,14 +88,16 @@ def _listed(names: str) -> tuple[str, ...]:
 def tell(result: Result, console: Console) -> None:
     """The table, a sentence for each method, and what else should be known."""
     assert isinstance(result, Table)
-    drawn = Drawn(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in result.columns:
-        drawn.add_column(name, justify="right" if name in _NUMBERS else "left", overflow="fold")
-    for row in result.rows:
-        status = getattr(result.checks.get(row[0]), "status", "")
-        colour = "" if row[1] == "not examined" else _COLOURS.get(status, "")
-        drawn.add_row(*(Text(_cell(value), style=colour if k == 1 else "") for k, value in enumerate(row)))
-    console.print(drawn)
+    drawn = _drawn(result, intervals=True)
+    if (
+        console.is_terminal
+        and console.measure(drawn, options=console.options.update_width(1000)).minimum > console.width
+    ):
+        drawn = _drawn(result, intervals=False)  # they are in the sentences and on the page
+    # Cells stay whole: into a file or a pipe, and in a narrow terminal, lines are as long as they are.
+    room = console.options.update_width(1000)
+    least = console.measure(drawn, options=room)
+    console.print(drawn, width=max(console.width, least.minimum) if console.is_terminal else least.maximum, crop=False)
     names = [row[0] for row in result.rows]
     for name in names:
         console.print(f"[bold]{name}[/bold]", result.checks[name], highlight=False, soft_wrap=True)
@@ -102,6 +106,19 @@ def tell(result: Result, console: Console) -> None:
             console.print(Text(f"{name.replace('_', ' ')}: {check}", style="dim"), soft_wrap=True)
     cost = result.provenance.cost
     console.print(f"{cost.forwards} forwards, {cost.backwards} backwards, {cost.seconds:.1f} s in all", highlight=False)
+
+
+def _drawn(result: Table, *, intervals: bool) -> Drawn:
+    drawn = Drawn(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    rows = [[_cell(value) if intervals else _INTERVAL.sub("", _cell(value)) for value in row] for row in result.rows]
+    for name, *texts in zip(result.columns, *rows, strict=True):
+        side: Literal["left", "right"] = "right" if name in _NUMBERS else "left"
+        drawn.add_column(name, justify=side, min_width=max(map(len, [*texts, *name.split()])))
+    for row, texts in zip(result.rows, rows, strict=True):
+        status = getattr(result.checks.get(row[0]), "status", "")
+        colour = "" if row[1] == "not examined" else _COLOURS.get(status, "")
+        drawn.add_row(*(Text(text, style=colour if k == 1 else "") for k, text in enumerate(texts)))
+    return drawn
 
 
 def _cell(value: Any) -> str:

@@ -28,6 +28,10 @@ class _Limits:
     deadline: float = math.inf
 
 
+class TooMuch(NotPossible):
+    """Work that would need more forwards than the limit."""
+
+
 _limits: ContextVar[_Limits] = ContextVar("limits")
 
 
@@ -55,6 +59,16 @@ def limits(*, forwards: float = FORWARDS, seconds: float = math.inf) -> Iterator
         _limits.reset(token)
 
 
+@contextmanager
+def tighter(*, forwards: float, seconds: float) -> Iterator[None]:
+    """As `limits`, where those that hold outside are lower they stay."""
+    now = _current()
+    left = now.deadline - time.monotonic()
+    seconds, forwards = min(seconds, max(left, 1e-9)), min(forwards, now.forwards)
+    with limits(forwards=forwards, seconds=seconds):
+        yield
+
+
 def afford(forwards: float, what: str) -> None:
     """Refuse work that would cost more forwards than the limit, before it has begun.
 
@@ -63,11 +77,11 @@ def afford(forwards: float, what: str) -> None:
         what: Who asks, and the way to ask for less: "exact_shapley of 16 players".
 
     Raises:
-        NotPossible: It would cost too much.
+        TooMuch: It would cost too much.
     """
     if forwards > (limit := _current().forwards):
         count = f"{forwards:,.0f}" if forwards < 1e15 else f"{forwards:.1g}"
-        raise NotPossible(
+        raise TooMuch(
             f"{what} would take about {count} forwards; the limit is {limit:,.0f}. To do it all the same: --yes on the "
             f"command line, `with cutaway.core.budget.limits(forwards=...)` in Python."
         )

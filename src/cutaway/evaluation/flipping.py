@@ -189,7 +189,7 @@ def _checks(found: dict[str, Found], words: str, ties: float, flat: int) -> dict
     statuses = [place.status for place in places.values()]
     alike = set(statuses) == {"ok"} or set(statuses) == {"fail"}
     status = statuses[0] if alike else "note" if set(statuses) <= {"ok", "note"} else "warn"
-    checks = {"verdict": Check(text, "warn" if flat else status, most)}
+    checks = {"verdict": Check(text, "warn" if flat else status, most, _between(_aopc(found[first].own[MOST])))}
     gap = most - least
     checks["gap"] = Check(f"Between most and least relevant first lie {gap:.3g}.", "ok" if gap > 0 else "warn", gap)
     if ties > 0.01:
@@ -197,6 +197,14 @@ def _checks(found: dict[str, Found], words: str, ties: float, flat: int) -> dict
         text += f" For {flat} inputs the map has one value everywhere, so all of it is." if flat else ""
         checks["ties"] = Check(text, "warn" if flat else "note", ties)
     return checks
+
+
+def _between(areas: Float[Tensor, " n"]) -> tuple[float, float] | None:
+    """Over several inputs, the bootstrap interval of their mean."""
+    if len(areas) < 2:
+        return None
+    low, high = interval(areas)
+    return float(low), float(high)
 
 
 def _standing(one: Found) -> Standing:

@@ -1,5 +1,6 @@
 """Explanations under examination: each is made once, and tested until every test is done or the time is up."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from cutaway.core.batch import Batch, size
+from cutaway.core.budget import TooMuch, tighter
 from cutaway.core.call import made_by
 from cutaway.core.catalogue import Method, find
 from cutaway.core.checks import Check
@@ -21,6 +23,7 @@ from cutaway.evaluation.trust_tests import Test, effort_of
 
 # Seconds that the limit of a budget is counted in.
 clock = time.monotonic
+_NO_TIME = "there was no time left"
 # Tests that are made for one map after the other, before any other test of any map.
 _FIRST = ("completeness", "energy_in_region", "pointing_game", "parameter_randomization")
 
@@ -119,7 +122,11 @@ def examine(model: Model, x: Batch | Examples, target: Target, cases: Sequence[C
             _too_late(case, test)
             continue
         began = clock()
-        spent = _made(model, x, target, case, plan) if test is None else _tested(model, x, case, test, plan)
+        if test is None:
+            with tighter(forwards=max(1.0, pace.forwards(left)), seconds=left):
+                spent = _made(model, x, target, case, plan)
+        else:
+            spent = _tested(model, x, case, test, plan)
         pace.add(spent, clock() - began)
 
 
@@ -148,6 +155,10 @@ class _Pace:
     def seconds(self, effort: float) -> float:
         return effort * self._seconds / self._effort if self._effort else 0.0
 
+    def forwards(self, seconds: float) -> float:
+        """How many of them fit into a time; any number before the first is done."""
+        return seconds * self._effort / self._seconds if self._effort and self._seconds else math.inf
+
 
 def _count(x: Batch | Examples) -> int:
     return len(x) if isinstance(x, Examples) else size(x)
@@ -161,7 +172,7 @@ def _effort(case: Case, test: Test, cases: Sequence[Case], inputs: int, plan: Pl
 
 def _too_late(case: Case, test: Test | None) -> None:
     if test is None:
-        case.why_none = "there was no time left"
+        case.why_none = _NO_TIME
     else:
         case.late.append(test.name)
 
@@ -184,6 +195,8 @@ def _made(model: Model, x: Batch | Examples, target: Target, case: Case, plan: P
             case.map, case.rough = _by_method(model, x, target, case.made, plan)
         else:
             case.map = case.rough = made_by(case.made, model, model.inputs(x), target)
+    except TooMuch as refusal:
+        case.why_none = _NO_TIME if plan.budget < math.inf else str(refusal)
     except NotPossible as refusal:
         case.why_none = str(refusal)
     return effort_of(case.cost) if case.map is not None else 0.0
