@@ -183,3 +183,11 @@ class TestClassNames:
         (tmp_path / "latin.txt").write_bytes("Kätzchen".encode("latin-1"))
         with pytest.raises(BadOption, match="as UTF-8 text"):
             classes_of(tmp_path / "latin.txt")
+
+
+def test_a_file_that_was_changed_a_moment_ago_is_read_anew(tmp_path):
+    path = tmp_path / "net.py"
+    for width in (2, 3):  # as long, and within a second
+        path.write_text(f"from torch import nn\n\n\ndef make():\n    return nn.Linear(4, {width})\n")
+        assert zoo.load(f"{path}:make", columns=4).module.out_features == width
+    assert not (tmp_path / "__pycache__").exists()

@@ -1,12 +1,13 @@
 """A user's own torch module as a `Model`: from an object, or from a factory in a Python file with weights beside it."""
 
 import hashlib
+import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -95,6 +96,15 @@ def _found(namespace: ModuleType, factory: str, file: str) -> Any:
     return found if isinstance(found, nn.Module | Model) else found()
 
 
+class _AsWritten(importlib.machinery.SourceFileLoader):
+    """Runs a file as it is now; compiled code that Python keeps is taken for new for a second, and lies in the way."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The file, compiled."""
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 @contextmanager
 def _importable(path: Path) -> Iterator[ModuleType]:
     """The file as a module, which may import its neighbours."""
@@ -103,6 +113,7 @@ def _importable(path: Path) -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise BadShape(f"{path.name}: expected a Python file, ending in .py.")
+    spec.loader = _AsWritten(name, str(path))
     module = importlib.util.module_from_spec(spec)
     # Registered, since dataclasses look their own module up.
     sys.modules[name] = module
