@@ -135,7 +135,8 @@ class _Search:
         self._areas = torch.tensor(areas, dtype=row.dtype, device=row.device)
         ends = target(model.run(torch.cat([row, veil.hidden]), read=target.sites)).expand(2)
         self._full, self._none = ends[0], float(ends[1])
-        self._span = max(abs(float(self._full) - self._none), 1e-3 * abs(float(self._full)), 1e-6)
+        span = max(abs(float(self._full) - self._none), 1e-3 * abs(float(self._full)), 1e-6)
+        self._span = float(f"{span:.3g}")  # only a scale: so that a rounding error in it does not lead elsewhere
 
     def result(self) -> _Found:
         """Masks for all areas."""

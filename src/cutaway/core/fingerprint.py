@@ -1,9 +1,10 @@
 """Hashes of inputs and values, the same on every machine."""
 
+import contextlib
 import hashlib
 import operator
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -77,9 +78,22 @@ class StateHash:
         self._memory = _Memory()
         self._seen: list[int] = []
         self._hash = ""
+        self._held: bool | None = None
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """While the weights are known to stay as they are, they are looked at once."""
+        self._held = False
+        try:
+            yield
+        finally:
+            self._held = None
 
     def value(self) -> str:
         """SHA-256 of names and values, the same on every machine."""
+        if self._held:
+            return self._hash
+        self._held = None if self._held is None else True
         modules = parts(self._module)
         tensors = [*parameters(modules), *buffers(modules)]
         small, large = [], []

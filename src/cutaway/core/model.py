@@ -93,6 +93,7 @@ class Model:
         self.scores: ScoreKind = scores
         self.tokenizer = tokenizer
         self._batch_size = batch_size
+        self._state = StateHash(self.module)
         self._runner = Runner(
             self.module,
             space,
@@ -101,13 +102,13 @@ class Model:
             embedding=Site.of(embedding) if embedding else None,
             batch_size=batch_size,
             device=self.device,
+            state=self._state.value,
         )
         self._lock = threading.RLock()
         self._borrowers = 0
         self.was_training = False
         self._steady: bool | None = None
         self._let_in: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)
-        self._state = StateHash(self.module)
 
     def __repr__(self) -> str:
         """Name, input and size."""
@@ -413,7 +414,7 @@ class Model:
                 return
             self._borrowers, self.was_training = 1, self.module.training
             try:
-                with borrowed(self.module):
+                with borrowed(self.module), self._state.hold():
                     yield
             finally:
                 self._borrowers = 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cutaway.core.batch import Batch, repeat, select, take
 from cutaway.core.errors import NotPossible, unknown_name
+from cutaway.core.fused import Fusion, Misfit
 from cutaway.core.operations import Places, Rules, UnderRules
 from cutaway.core.pace import Widest, keep_freed_memory, rows_at_once
 from cutaway.core.patched import Patched
@@ -77,6 +78,7 @@ class Runner:
         embedding: Site | None,
         batch_size: int | None,
         device: torch.device,
+        state: Callable[[], str],
     ) -> None:
         self.module = module
         self.space = space
@@ -90,6 +92,7 @@ class Runner:
         self.widest = 0
         self.channels_last = False
         self.layouts_agree = False
+        self.fusion = Fusion(module, state)
         self._boxes_hold: bool | None = None
 
     @property
@@ -130,6 +133,10 @@ class Runner:
             return self._tapped(batch, count, edits, wanted, leaf, rules, replay)
         except Diverged:
             return self._tapped(repeat(plan.x, count), count, edits, wanted, leaf, rules, None)
+        except Misfit as misfit:
+            self.spent["forwards"] -= count
+            self.fusion.does_not_fit(misfit.hooked)
+            return self.once(plan, rows, wanted, leaf, rules)
         except RuntimeError as error:
             if not self.refuses_layout(error):
                 raise
@@ -219,6 +226,8 @@ class Runner:
             around.enter_context(taps)
             if rules:
                 around.enter_context(UnderRules(rules, Places(self.module)))
+            elif cut != INPUT:
+                around.enter_context(self.fusion.run(self.channels_last))
             if player is not None:
                 around.enter_context(player)
             self.spent["forwards"] += count
@@ -250,8 +259,9 @@ class Runner:
     def look(self, row: Batch, batch_size: int | None, device: torch.device) -> bool:
         """Learn from one input how this network runs best, and whether it answers the same alone and in a batch."""
         keep_freed_memory()
-        with Widest() as widest:
+        with Widest() as widest, self.fusion.learner() as learner:
             alone = select(self.forward(row), self.output, self.name)
+        self.fusion.learn(learner)
         pair = select(self.forward(repeat(row, 2)), self.output, self.name)
         self.widest = widest.bytes
         self.chunk = batch_size or rows_at_once(device, widest.bytes)
@@ -266,6 +276,7 @@ class Runner:
         """Take over what another runner of the same network knows, for inputs `area` times as large."""
         self.spent, self.calls = other.spent, other.calls
         self.channels_last, self.layouts_agree = other.channels_last, other.layouts_agree
+        self.fusion = other.fusion
         self.widest = round(other.widest * area)
         self.chunk = batch_size or rows_at_once(self.device, self.widest)
 
