@@ -101,41 +101,45 @@ class _Looker:
 
 def _parts(ray: Any, job: "Job", wanted: Iterable[int], workers: int) -> Iterator[Part]:
     looker, parcelled = ray.remote(num_cpus=1)(_Looker), ray.put(parcel(job))
-    source, again, deaths = iter(wanted), list[int](), 0
-    idle = [looker.remote(parcelled) for _ in range(min(workers, len(job.shards)))]
-    busy: dict[Any, tuple[Any, int]] = {}
+    left, idle, deaths = [*wanted][::-1], list[Any](), 0
+    busy: dict[Any, tuple[Any, int | None]] = {}
+
+    def hire() -> None:
+        # An actor that has no place yet, as when a node was lost, gets no shard: nobody else could take it over.
+        actor = looker.remote(parcelled)
+        busy[actor.__ray_ready__.remote()] = actor, None
+
+    for _ in range(min(workers, len(job.shards))):
+        hire()
     try:
-        while True:
-            while idle and (index := _next(again, source)) is not None:
-                actor = idle.pop()
-                busy[actor.do.remote(index)] = actor, index
-            if not busy:
-                return
-            for done in ray.wait(list(busy), num_returns=1)[0]:
-                actor, index = busy.pop(done)
-                try:
-                    part = Part.unpacked(ray.get(done), elsewhere=True)
-                except ray.exceptions.RayActorError as fault:
-                    deaths += 1
-                    if deaths == _DEATHS:
-                        raise NotPossible(
-                            f"an actor died {deaths} times, last at shard {index} (examples "
-                            f"{job.shards[index].start}-{job.shards[index].stop - 1}): {fault}"
-                        ) from fault
-                    again.append(index)
-                    idle.append(looker.remote(parcelled))
-                except ray.exceptions.RayTaskError as fault:
-                    raise fault.cause or fault from None
-                else:
+        while left or any(index is not None for _, index in busy.values()):
+            while idle and left:
+                actor, shard = idle.pop(), left.pop()
+                busy[actor.do.remote(shard)] = actor, shard
+            (done,), _ = ray.wait(list(busy), num_returns=1)
+            actor, index = busy.pop(done)
+            try:
+                answer = ray.get(done)
+            except ray.exceptions.RayActorError as fault:
+                deaths += 1
+                if deaths == _DEATHS:
+                    raise NotPossible(f"an actor died {deaths} times, last {_at(job, index)}: {fault}") from fault
+                left += [] if index is None else [index]
+                hire()
+            except ray.exceptions.RayTaskError as fault:
+                raise fault.cause or fault from None
+            else:
+                idle.append(actor)
+                if index is not None:
                     deaths = 0
-                    idle.append(actor)
-                    yield part
+                    yield Part.unpacked(answer, elsewhere=True)
     finally:
         for actor in (*idle, *(actor for actor, _ in busy.values())):
             with contextlib.suppress(Exception):
                 ray.kill(actor)
 
 
-def _next(again: list[int], source: Iterator[int]) -> int | None:
-    """A shard that was lost, or a new one; None when there are no more."""
-    return again.pop() if again else next(source, None)
+def _at(job: "Job", index: int | None) -> str:
+    if index is None:
+        return "before it had begun"
+    return f"at shard {index} (examples {job.shards[index].start}-{job.shards[index].stop - 1})"
