@@ -1,6 +1,8 @@
 """Convolutions fused with what follows give what the network gives, also where it does something unforeseen."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from cutaway.core.fingerprint import StateHash
 from cutaway.core.fused import Fusion, Misfit
 from cutaway.core.model import Model
 from cutaway.core.pace import Widest
 from cutaway.core.space import images
+from cutaway.core.trace import Trace
 
 
 def norm(channels: int) -> nn.BatchNorm2d:
@@ -47,9 +51,23 @@ def pictures(count: int = 3) -> Tensor:
     return torch.randn(count, 3, 9, 9, generator=torch.Generator().manual_seed(1))
 
 
+@contextlib.contextmanager
+def known(model: Model) -> Iterator[None]:
+    """As inside a method, which has hashed the weights: from there on it pays to run fused."""
+    with model.borrow():
+        assert model.fingerprint
+        yield
+
+
+def run(model: Model, x: Tensor, **how: Any) -> Trace:
+    """One run in such a place."""
+    with known(model):
+        return model.run(x, **how)
+
+
 def learned(net: nn.Module) -> Fusion:
     """What one forward teaches about a network."""
-    fusion = Fusion(net, lambda: str([t.sum() for t in net.state_dict().values()]))
+    fusion = Fusion(net, StateHash(net))
     with torch.no_grad():
         learner = fusion.learner()
         with learner:
@@ -91,11 +109,11 @@ def test_fused_is_the_network(name: str, layout: torch.memory_format) -> None:
     """All chains that can be fused are, and the result is the same."""
     net = Net(FUSED[name]).eval()
     fusion, x = learned(net), pictures().contiguous(memory_format=layout)
-    run = fusion.run(layout == torch.channels_last)
-    assert hasattr(run, "_chains"), "nothing was fused"
+    fused = fusion.run(layout == torch.channels_last, many=True)
+    assert hasattr(fused, "_chains"), "nothing was fused"
     with torch.no_grad():
         expected = net(x)
-        with run:
+        with fused:
             found = net(x)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -104,9 +122,9 @@ def test_fused_is_the_network(name: str, layout: torch.memory_format) -> None:
 def test_what_cannot_be_fused_is_left_alone(name: str) -> None:
     """A value that is needed between the steps is computed."""
     net = Net(NOT_FUSED[name]).eval()
-    with learned(net).run(False) as run, torch.no_grad():
+    with learned(net).run(False, many=True) as fused, torch.no_grad():
         found = net(pictures())
-    assert run is None
+    assert fused is None
     with torch.no_grad():
         torch.testing.assert_close(found, net(pictures()))
 
@@ -131,7 +149,7 @@ def test_any_geometry(
     net.eval()
     with torch.no_grad():
         expected = net(pictures(rows))
-        with learned(net).run(False):
+        with learned(net).run(False, many=True):
             found = net(pictures(rows))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -149,7 +167,7 @@ UNFORESEEN: dict[str, Callable[[Net, Tensor], Tensor]] = {
 def test_a_network_that_does_something_else_later(name: str) -> None:
     """What was seen with one row does not hold with more: it is noticed, and the answer is right."""
     net = Net(UNFORESEEN[name]).eval()
-    with pytest.raises(Misfit), learned(net).run(False), torch.no_grad():
+    with pytest.raises(Misfit), learned(net).run(False, many=True), torch.no_grad():
         net(pictures())
     net = Net(UNFORESEEN[name]).eval()
     model, many = Model(net, space=images(9)), pictures(3).sigmoid()
@@ -157,9 +175,9 @@ def test_a_network_that_does_something_else_later(name: str) -> None:
         expected = net(many)
     teach(net, model)
     assert model.spent["forwards"] == 0
-    torch.testing.assert_close(model.run(many).output, expected)
+    torch.testing.assert_close(run(model, many).output, expected)
     assert model.spent["forwards"] == 3, "a forward that is run again counts once"
-    torch.testing.assert_close(model.run(many).output, expected)
+    torch.testing.assert_close(run(model, many).output, expected)
 
 
 def teach(net: nn.Module, model: Model) -> None:
@@ -175,15 +193,15 @@ def test_places_inside_a_chain_are_read_and_changed(site: str) -> None:
     """What a layer gives is what it gives, also where a later one was done with it."""
     net = Net(FUSED["functional"] if site != "act" else lambda net, x: net.act(net.bn(net.conv(x))).clone()).eval()
     model, x = Model(net, space=images(9)), pictures(3).sigmoid()
-    before = model.run(x, read=[site, "output"])
-    edited = model.run(x, edit={site: lambda act: act + 1}).output
+    before = run(model, x, read=[site, "output"])
+    edited = run(model, x, edit={site: lambda act: act + 1}).output
     model.is_steady(x)
     for _ in range(2):
-        after = model.run(x, read=[site, "output"])
+        after = run(model, x, read=[site, "output"])
         torch.testing.assert_close(after[site], before[site])
         torch.testing.assert_close(after.output, before.output)
-        torch.testing.assert_close(model.run(x, edit={site: lambda act: act + 1}).output, edited)
-        torch.testing.assert_close(model.run(x).output, before.output)
+        torch.testing.assert_close(run(model, x, edit={site: lambda act: act + 1}).output, edited)
+        torch.testing.assert_close(run(model, x).output, before.output)
 
 
 @pytest.mark.parametrize("site", ["conv", "bn", "act", "later"])
@@ -193,10 +211,10 @@ def test_hooks_of_others_see_what_they_always_saw(site: str, kind: str) -> None:
     net = Net(lambda net, x: net.later(net.act(net.bn(net.conv(x))))).eval()
     model, x = Model(net, space=images(9)), pictures(3).sigmoid()
     model.is_steady(x)
-    model.run(x)
+    run(model, x)
     seen: list[Tensor] = []
     getattr(net.get_submodule(site), kind)(lambda module, args, *output: seen.append((*output, *args)[0].clone()))
-    model.run(x)
+    run(model, x)
     assert len(seen) == 1
     with torch.no_grad():
         net(x)
@@ -210,7 +228,7 @@ def test_somebody_who_counts_operations_sees_all() -> None:
     before = [op.name for op in model.census(x)]
     model.is_steady(x)
     with Widest() as widest:
-        model.run(x)
+        run(model, x)
     assert widest.bytes
     assert [op.name for op in model.census(x)] == before
 
@@ -220,11 +238,11 @@ def test_weights_that_change_are_seen() -> None:
     net = Net(FUSED["functional"]).eval()
     model, x = Model(net, space=images(9)), pictures().sigmoid()
     model.is_steady(x)
-    model.run(x)
+    run(model, x)
     for tensor in (net.conv.weight, net.bn.weight, net.bn.running_var):
         tensor.data.mul_(2)
         with torch.no_grad():
-            torch.testing.assert_close(model.run(x).output, net(x), rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(run(model, x).output, net(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e30, float("nan"), float("inf")])
@@ -237,7 +255,7 @@ def test_an_overflow_is_not_hidden(scale: float) -> None:
     net.factor = torch.tensor(scale)
     with torch.no_grad():
         expected = net(pictures())
-        with fusion.run(False):
+        with fusion.run(False, many=True):
             found = net(pictures())
     assert expected.isnan().any()
     torch.testing.assert_close(found, expected, equal_nan=True)
@@ -261,7 +279,7 @@ def test_an_overflow_on_the_way_is_not_hidden() -> None:
     net.later.weight.data.mul_(20)
     with torch.no_grad():
         expected = net(pictures())
-        with fusion.run(False):
+        with fusion.run(False, many=True):
             found = net(pictures())
     torch.testing.assert_close(found, expected, equal_nan=True, rtol=1e-4, atol=1e-6)
     assert not expected.isfinite().all()
@@ -271,12 +289,12 @@ def test_double_precision_is_not_fused() -> None:
     """The kernel is for single precision."""
     net = Net(FUSED["functional"]).double().eval()
     with torch.no_grad():
-        learner = (fusion := Fusion(net, lambda: "")).learner()
+        learner = (fusion := Fusion(net, StateHash(net))).learner()
         with learner:
             net(pictures().double())
         fusion.learn(learner)
-    with fusion.run(False) as run:
-        assert run is None
+    with fusion.run(False, many=True) as fused:
+        assert fused is None
 
 
 def test_gradients_are_the_networks_own() -> None:
@@ -285,6 +303,7 @@ def test_gradients_are_the_networks_own() -> None:
     model, x = Model(net, space=images(9)), pictures().sigmoid()
     before = [model.gradient(x, 0, wrt=place).slope for place in ("input", "later")]
     model.is_steady(x)
-    after = [model.gradient(x, 0, wrt=place).slope for place in ("input", "later")]
+    with known(model):
+        after = [model.gradient(x, 0, wrt=place).slope for place in ("input", "later")]
     assert torch.equal(before[0], after[0])
     torch.testing.assert_close(before[1], after[1])

@@ -89,6 +89,11 @@ class StateHash:
         finally:
             self._held = None
 
+    @property
+    def is_known(self) -> bool:
+        """Was it asked for while the weights are held, so that asking again costs nothing?"""
+        return bool(self._held)
+
     def value(self) -> str:
         """SHA-256 of names and values, the same on every machine."""
         if self._held:

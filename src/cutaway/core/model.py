@@ -102,7 +102,7 @@ class Model:
             embedding=Site.of(embedding) if embedding else None,
             batch_size=batch_size,
             device=self.device,
-            state=self._state.value,
+            state=self._state,
         )
         self._lock = threading.RLock()
         self._borrowers = 0

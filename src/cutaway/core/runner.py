@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cutaway.core.batch import Batch, repeat, select, take
 from cutaway.core.errors import NotPossible, unknown_name
+from cutaway.core.fingerprint import StateHash
 from cutaway.core.fused import Fusion, Misfit
 from cutaway.core.operations import Places, Rules, UnderRules
 from cutaway.core.pace import Widest, keep_freed_memory, rows_at_once
@@ -78,7 +79,7 @@ class Runner:
         embedding: Site | None,
         batch_size: int | None,
         device: torch.device,
-        state: Callable[[], str],
+        state: StateHash,
     ) -> None:
         self.module = module
         self.space = space
@@ -129,10 +130,11 @@ class Runner:
         if isinstance(batch, Patched):
             plain = not (leaf or edits or rules) and wanted == [OUTPUT]
             batch = batch if plain and self._holds_boxes(batch) else batch.full()
+        many = plan.rows > self.chunk
         try:
-            return self._tapped(batch, count, edits, wanted, leaf, rules, replay)
+            return self._tapped(batch, count, edits, wanted, leaf, rules, replay, many)
         except Diverged:
-            return self._tapped(repeat(plan.x, count), count, edits, wanted, leaf, rules, None)
+            return self._tapped(repeat(plan.x, count), count, edits, wanted, leaf, rules, None, many)
         except Misfit as misfit:
             self.spent["forwards"] -= count
             self.fusion.does_not_fit(misfit.hooked)
@@ -205,6 +207,7 @@ class Runner:
         leaf: Site | None,
         rules: Rules | None,
         replay: Prefix | None,
+        many: bool,
     ) -> tuple[dict[Site, Tensor], Tensor | None]:
         batch, found = self._at_input(batch, edits, wanted, leaf)
         inner = {self.resolved(s): v for s, v in edits.items() if self.resolved(s).module != "input"}
@@ -227,7 +230,7 @@ class Runner:
             if rules:
                 around.enter_context(UnderRules(rules, Places(self.module)))
             elif cut != INPUT:
-                around.enter_context(self.fusion.run(self.channels_last))
+                around.enter_context(self.fusion.run(self.channels_last, many))
             if player is not None:
                 around.enter_context(player)
             self.spent["forwards"] += count

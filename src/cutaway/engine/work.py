@@ -14,7 +14,7 @@ from torch import Tensor
 
 import cutaway
 from cutaway.core.batch import Batch
-from cutaway.core.dataset import Dataset, Examples
+from cutaway.core.dataset import Dataset, Examples, first
 from cutaway.core.errors import NotPossible
 from cutaway.core.fingerprint import as_text, fingerprint
 from cutaway.core.model import Model
@@ -143,6 +143,7 @@ class Job:
         """
         shard, seen, notes = self.shards[index], 0, list[str]()
         with self.model.borrow():
+            self._get_ready()
             for start in range(shard.start, shard.stop, BATCH):
                 part = self.data[start : min(start + BATCH, shard.stop)]
                 notes += part.notes
@@ -161,6 +162,12 @@ class Job:
                 "start it again when they stay as they are."
             )
         return seen, notes
+
+    def _get_ready(self) -> None:
+        """Learn how the network runs fast, from the same example in every process, so that all run it alike."""
+        if len(row := first(self.data)):
+            self.model.is_steady(self.model.inputs(row))
+        assert self.model.fingerprint  # known from here on
 
     def _parameters(self) -> str:
         return fingerprint({name: p.detach() for name, p in self.model.module.named_parameters()})

@@ -1,11 +1,11 @@
 """What is known about fusing one network: its chains, and when they do not hold."""
 
 import contextlib
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from cutaway.core.fingerprint import StateHash
 from cutaway.core.fused.chain import Chain
 from cutaway.core.fused.learn import Learner
 from cutaway.core.fused.run import Hooked, Run
@@ -19,7 +19,7 @@ class Fusion:
         state: A hash of its weights.
     """
 
-    def __init__(self, module: nn.Module, state: Callable[[], str]) -> None:
+    def __init__(self, module: nn.Module, state: StateHash) -> None:
         self._module = module
         self._state = state
         self._chains: dict[int, Chain] = {}
@@ -38,19 +38,22 @@ class Fusion:
         self._chains = learner.chains() if fits and _has_kernel() else {}
         self._modules = list(self._module.named_modules())
 
-    def run(self, channels_last: bool) -> contextlib.AbstractContextManager[object]:
+    def run(self, channels_last: bool, many: bool) -> contextlib.AbstractContextManager[object]:
         """A context in which a forward runs fused, as far as nobody looks at what is in between.
 
         Args:
             channels_last: Are images laid out so?
+            many: Are there so many rows that it pays to hash the weights, if no method has done so already?
         """
-        if not self._chains or not torch.backends.mkldnn.enabled or _is_watched():
+        if not self._chains or not (many or self._state.is_known):
+            return contextlib.nullcontext()
+        if not torch.backends.mkldnn.enabled or _is_watched():
             return contextlib.nullcontext()
         hooked = _hooked(self._modules)
         if hooked in self._unfit:
             return contextlib.nullcontext()
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        now = self._state(), layout
+        now = self._state.value(), layout
         if now != self._folded:
             for chain in self._chains.values():
                 chain.fold(layout)
