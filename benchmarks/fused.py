@@ -26,7 +26,9 @@ def compare(name: str, model: ct.Model, x: Tensor, count: int) -> dict[str, dict
             return net(seen)
 
     contenders = [Contender("the network by hand", by_hand), Contender("cutaway", lambda: model.run(many).output)]
-    runs = race(f"{name}, {count} at once", contenders, rounds=15)
+    with model.borrow():  # as a method does, which knows the weights' hash
+        assert model.fingerprint
+        runs = race(f"{name}, {count} at once", contenders, rounds=15)
     equal(runs["cutaway"].answer, runs["the network by hand"].answer, tolerance=1e-5, what="outputs")
     return figures(runs)
 

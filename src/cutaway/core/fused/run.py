@@ -12,7 +12,7 @@ from cutaway.core.fused.tensors import Noted, is_question, tensors_in
 from cutaway.core.operations import Call, operation_name
 
 # Operations that give no larger magnitudes than they are given.
-_NO_LARGER = set("pad max_pool2d avg_pool2d adaptive_avg_pool2d dropout contiguous cat flatten relu".split())
+_NO_LARGER = set("pad max_pool2d adaptive_avg_pool2d contiguous cat flatten relu".split())
 
 
 class Hooked(NamedTuple):
@@ -112,7 +112,7 @@ class Run(TorchFunctionMode):
 
     def _is_safe(self, chain: Chain, x: Tensor) -> bool:
         if not chain.is_safe(self._reach_of(x)):
-            self._note_reach(x, float(torch.nan_to_num(x.abs().max(), nan=math.inf)) if x.numel() else 0.0)
+            self._note_reach(x, _bound(x))
         return chain.is_safe(self._reach_of(x))
 
     def _reach_of(self, x: Tensor) -> float:
@@ -135,6 +135,12 @@ class Run(TorchFunctionMode):
 
 def _has_graph(how: Convolution) -> bool:
     return torch.is_grad_enabled() and (how.input.requires_grad or how.weight.requires_grad)
+
+
+def _bound(x: Tensor) -> float:
+    """No entry is larger than the square root of the sum of all squares, which is quick; infinity if that is none."""
+    found = float(torch.linalg.vector_norm(x))
+    return math.inf if math.isnan(found) else found
 
 
 def _version(x: Tensor) -> int | None:
