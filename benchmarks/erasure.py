@@ -1,5 +1,13 @@
-"""Leave-one-out and LIME against captum's FeatureAblation and Lime: at their defaults, and at their best batch size."""
+"""Leave-one-out and LIME against captum's FeatureAblation and Lime: at their defaults, and at their best batch size.
 
+    python benchmarks/erasure.py                  all of it
+    python benchmarks/erasure.py "words minilm"   only one part: words lstm, words minilm, cells, units, lime
+
+Both get a text as its tokens.
+"""
+
+import json
+import sys
 import warnings
 from collections.abc import Callable
 
@@ -13,7 +21,7 @@ from cutaway.attribution.erasure import leave_one_out
 from cutaway.attribution.lime import lime
 from cutaway.attribution.lime_fit import kernel
 from cutaway.core.model import Model
-from harness import Contender, equal, figures, race, save
+from harness import RESULTS, Contender, equal, figures, race, save
 
 BATCHES = (4, 16, 32)
 SAMPLES = 200
@@ -41,6 +49,7 @@ def compare(
     ours: Callable[[], torch.Tensor],
     tolerance: float,
     rounds: int = 3,
+    batches: tuple[int, ...] = BATCHES,
 ) -> dict[str, dict[str, float]]:
     """One piece at a time, in batches, and cutaway; the answers must agree."""
     with torch.no_grad(), warnings.catch_warnings():
@@ -49,7 +58,7 @@ def compare(
             title,
             [
                 Contender("captum, default (1 at once)", lambda: theirs(1)),
-                *(Contender(f"captum, {b} at once", lambda b=b: theirs(b)) for b in BATCHES),
+                *(Contender(f"captum, {b} at once", lambda b=b: theirs(b)) for b in batches),
                 Contender("cutaway", ours),
             ],
             rounds=rounds,
@@ -58,7 +67,7 @@ def compare(
     return figures(runs)
 
 
-def words(model: Model) -> dict[str, dict[str, float]]:
+def words(model: Model, rounds: int) -> dict[str, dict[str, float]]:
     batch = model.inputs(TEXT)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     blank = model.tokenizer.mask_token_id
@@ -77,9 +86,10 @@ def words(model: Model) -> dict[str, dict[str, float]]:
     return compare(
         f"leave one out, {int(inner.sum())} tokens, {model.name}",
         theirs,
-        lambda: leave_one_out(model, TEXT, 1, features="tokens", fill="mask").values[inner],
+        lambda: leave_one_out(model, batch, 1, features="tokens", fill="mask").values[inner],
         1e-4,
-        rounds=5,
+        rounds=rounds,
+        batches=(*BATCHES, 64),
     )
 
 
@@ -143,13 +153,21 @@ def _squares(side: int) -> torch.Tensor:
     return (row[:, None] * 7 + row)[None, None]
 
 
-photo = ct.data("photos/chelsea").x
-net = ct.load("efficientnet-lite0")
-found = {
-    "words lstm": words(ct.load("sentiment-lstm")),
-    "words minilm": words(ct.load("minilm")),
-    "cells": cells(net, photo),
-    "units": units(net, photo, "_blocks.14"),
-    "lime": surrogate(net, photo),
-}
-save(__file__, found)
+def photo() -> tuple[Model, torch.Tensor]:
+    """The network for images, and one of them."""
+    return ct.load("efficientnet-lite0"), ct.data("photos/chelsea").x
+
+
+if __name__ == "__main__":
+    parts = {
+        "words lstm": lambda: words(ct.load("sentiment-lstm"), 51),
+        "words minilm": lambda: words(ct.load("minilm"), 7),
+        "cells": lambda: cells(*photo()),
+        "units": lambda: units(*photo(), "_blocks.14"),
+        "lime": lambda: surrogate(*photo()),
+    }
+    path = RESULTS / "erasure.json"
+    found = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    for name in sys.argv[1:] or parts:
+        found[name] = parts[name]()
+        save(__file__, found)

@@ -1,6 +1,14 @@
-"""Kernel Shapley against shap and captum: the error for the same forwards, and the time of a forward."""
+"""Kernel Shapley against shap and captum: the error for the same forwards, and the time of a forward.
 
+    python benchmarks/shapley.py          all of it
+    python benchmarks/shapley.py seconds  only one part: astronaut, chelsea, seconds
+
+Figures of parts that are not run stay what they were.
+"""
+
+import json
 import os
+import sys
 from collections.abc import Callable
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,7 +25,7 @@ from cutaway.core.game import play
 from cutaway.core.model import Model
 from cutaway.core.target import Target
 from cutaway.maths.shapley import all_coalitions, shapley
-from harness import Contender, figures, race, save
+from harness import RESULTS, Contender, figures, race, save
 
 PLAYERS, FORWARDS, SEEDS = 12, 480, 20
 BATCHES = (1, 4, 8, 16)
@@ -120,15 +128,32 @@ def times(model: Model, x: Tensor, target: int) -> dict[str, dict[str, float]]:
         )
 
 
-model = ct.load("efficientnet-lite0")
-found: dict[str, dict[str, object]] = {}
-for photo in ("astronaut", "chelsea"):
+def compared(model: Model, photo: str) -> dict[str, float]:
+    """The errors of all on the game of a photo."""
     x = model.inputs(ct.data(f"photos/{photo}", space=model.space))
-    top = int(model.run(x).output.argmax())
-    game = play(model, x, Target.of(top, model), features=patches(*x.shape[2:]))
-    found[photo] = errors(game(all_coalitions(PLAYERS)))
+    game = play(model, x, Target.of(top_of(model, x), model), features=patches(*x.shape[2:]))
+    found = errors(game(all_coalitions(PLAYERS)))
     print(f"\nmean squared error, {photo}, {FORWARDS} forwards, {SEEDS} seeds, over the mean square of the values")
-    for name, error in found[photo].items():
-        print(f"  {name:44}{error:10.5f}{error / found[photo]['cutaway']:10.1f}")
-found["seconds"] = times(model, x, top)
-save(__file__, found)
+    for name, error in found.items():
+        print(f"  {name:44}{error:10.5f}{error / found['cutaway']:10.1f}")
+    return found
+
+
+def top_of(model: Model, x: Tensor) -> int:
+    """The class that the network finds."""
+    return int(model.run(x).output.argmax())
+
+
+if __name__ == "__main__":
+    model = ct.load("efficientnet-lite0")
+    chelsea = model.inputs(ct.data("photos/chelsea", space=model.space))
+    parts = {
+        "astronaut": lambda: compared(model, "astronaut"),
+        "chelsea": lambda: compared(model, "chelsea"),
+        "seconds": lambda: times(model, chelsea, top_of(model, chelsea)),
+    }
+    path = RESULTS / "shapley.json"
+    found = json.loads(path.read_text())["figures"] if path.is_file() else {}
+    for name in sys.argv[1:] or parts:
+        found[name] = parts[name]()
+        save(__file__, found)

@@ -120,6 +120,17 @@ def test_few_players_are_never_run_twice():
     assert model.spent["forwards"] == before
 
 
+def test_of_many_players_the_values_of_all_and_of_nobody_are_run_once():
+    game = game_of(features="cells:5")[0]
+    wanted = game.full, game.empty
+    again = game_of(features="cells:5")[0]
+    coalitions = torch.rand(8, len(again), generator=torch.Generator().manual_seed(0)) < 0.5
+    again(torch.cat([coalitions, torch.ones(1, 25).bool(), torch.zeros(1, 25).bool()]))
+    before = again.place.model.spent["forwards"]
+    assert_close((again.full, again.empty), wanted, rtol=1e-12, atol=1e-12)
+    assert again.place.model.spent["forwards"] == before
+
+
 def test_one_hot_columns_toggle_together():
     names = ("age", "race=A", "race=B", "sex_f", "sex_m", "income")
     assert columns(names, "").ids.tolist() == [0, 1, 1, 2, 3, 4]

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cutaway.core import game as games
+from cutaway.core import receptive, tiles
+from cutaway.core.features import entries
 from cutaway.core.fill import Fill
 from cutaway.core.game import play
 from cutaway.core.model import Model
@@ -50,7 +52,7 @@ def some(game: games.Game, count: int = 80) -> Tensor:
 
 def whole(game: games.Game, coalitions: Tensor) -> Tensor:
     """The same values by whole forwards, one at a time."""
-    return torch.cat([game._computed(row[None]) for row in coalitions])
+    return torch.cat([game._score(entries(game._owner, row[None])) for row in coalitions])
 
 
 @pytest.mark.parametrize("features", ["cells:4", "cells:3", "cells:5"])
@@ -88,6 +90,41 @@ def test_few_coalitions_are_not_worth_it(monkeypatch):
     monkeypatch.setattr(games, "tiles", fail)
     game = game_of()
     game(some(game, games._WORTH - 1))
+
+
+def test_coalitions_are_counted_over_calls(monkeypatch):
+    looked = []
+    monkeypatch.setattr(games, "tiles", lambda *args: looked.append(1))
+    game = game_of(features="cells:5")
+    for _ in range(games._WORTH // 16):
+        assert not looked
+        game(some(game, 16))
+    assert looked == [1]
+
+
+def test_a_network_is_traced_once_for_each_size_of_picture(monkeypatch):
+    traced = []
+
+    def fields(*args: object) -> object:
+        traced.append(args)
+        return receptive.receptive_fields(*args)
+
+    monkeypatch.setattr(tiles, "receptive_fields", fields)
+    game = game_of()
+    for features in ("cells:4", "cells:3"):
+        again = play(game.place.model, game.place.row, Target.of(1, game.place.model), features=features)
+        assert again._shortcut() is not None
+    assert len(traced) == 1
+
+
+def test_a_network_that_changed_since_it_was_traced_gives_no_wrong_values():
+    game = game_of()
+    assert game._shortcut() is not None
+    second = game.place.model.module.second
+    second.dilation, second.padding = (3, 3), (3, 3)  # of the same shape, with a wider field
+    again = play(game.place.model, game.place.row, Target.of(1, game.place.model), features="cells:4")
+    coalitions = some(again)
+    assert_close(again._computed(coalitions), whole(again, coalitions), rtol=1e-11, atol=1e-11)
 
 
 def test_pixels_of_nobody_stay():

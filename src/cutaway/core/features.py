@@ -27,12 +27,11 @@ class Features:
     units: bool = False
 
     def __post_init__(self) -> None:
-        present = torch.unique(self.ids)
-        present = present[present != -1]
-        if not torch.equal(present, torch.arange(len(self.names))):
+        if not _without_gaps(self.ids, len(self.names)):
+            present = torch.unique(self.ids)
             raise BadShape(
                 f"expected feature ids 0 to {len(self.names) - 1} without gaps (-1 for entries of nobody); "
-                f"got {present.tolist()[:20]}."
+                f"got {present[present != -1].tolist()[:20]}."
             )
         if not self.names:
             raise BadShape("expected at least one player; every entry belongs to nobody.")
@@ -48,8 +47,19 @@ class Features:
 
     def mask(self, coalitions: Bool[Tensor, "m k"]) -> Bool[Tensor, "m *entries"]:
         """Which entries are on when the given players are on; entries of nobody always are."""
-        always = coalitions.new_ones(len(coalitions), 1)
-        return torch.cat([coalitions, always], dim=1)[:, self.ids.to(coalitions.device)]
+        return entries(self.ids, coalitions)
+
+
+def _without_gaps(ids: Tensor, k: int) -> bool:
+    """Are all of 0 to k - 1 there, and nothing else but -1? Counted, since sorting the pixels of a photo takes long."""
+    low, high = map(int, torch.aminmax(ids)) if ids.numel() else (-1, -1)
+    return low >= -1 and high == k - 1 and bool(torch.bincount(ids.flatten() + 1)[1:].all())
+
+
+def entries(owner: Int[Tensor, "*entries"], coalitions: Bool[Tensor, "m k"]) -> Bool[Tensor, "m *entries"]:
+    """Which entries are on, by the player of each; -1 is nobody, who is always on."""
+    always = coalitions.new_ones(len(coalitions), 1)
+    return torch.cat([coalitions, always], dim=1)[:, owner.to(coalitions.device)]
 
 
 def of_ids(ids: Tensor) -> Features:

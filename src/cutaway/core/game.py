@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cutaway.core.batch import Batch, primary
 from cutaway.core.errors import BadOption, BadShape, NotPossible
-from cutaway.core.features import Features
+from cutaway.core.features import Features, entries
 from cutaway.core.fill import Fill, neutral
 from cutaway.core.model import Model
 from cutaway.core.players import FeaturesLike, Place, place_of, players_at
@@ -40,7 +40,8 @@ _BYTES = 16 * 2**20
 _MOST_ROWS = 256
 # Up to so many players, the value of every coalition that was run is kept.
 _KEPT = 16
-# From so many coalitions at once, it pays to look for a layer that can be put together for any of them.
+# Once so many coalitions were asked for, it pays to look for a layer that can be put together for any of them: so many
+# cost about as much as looking does.
 _WORTH = 64
 # Draws of a random fill that are averaged.
 DRAWS = 8
@@ -75,7 +76,7 @@ class Game:
         self.features, self.place, self.fill, self.draws, self.absent = features, place, fill, draws, absent
         self._score, self._shortcut = score, functools.cache(shortcut)
         owner = place.owner(features)
-        self._on = Features(owner, features.names)
+        self._owner = owner
         shown = owner.expand(place.shape) if features.units else owner
         if not place.wrt.is_whole:
             shown = shown[place.index[1:]]
@@ -85,6 +86,7 @@ class Game:
         self._known = torch.zeros(2**k if k <= _KEPT else 0, dtype=torch.bool)
         self._values = torch.zeros(len(self._known), dtype=torch.float64)
         self._ends: dict[bool, float] = {}
+        self._asked = 0
 
     def __len__(self) -> int:
         """The number of players."""
@@ -120,7 +122,9 @@ class Game:
             raise BadShape(f"expected coalitions of {len(self)} players, (m, {len(self)}); got {coalitions.shape}.")
         coalitions = coalitions.bool().cpu()
         if len(self) > _KEPT:
-            return self._computed(coalitions)
+            values = self._computed(coalitions)
+            self._note_ends(coalitions, values)
+            return values
         codes = coalitions.long() @ (1 << torch.arange(len(self)))
         new = torch.unique(codes[~self._known[codes]])
         if len(new):
@@ -131,9 +135,7 @@ class Game:
     def with_ends(self, coalitions: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
         """The values of some coalitions; in the same batch, those of all and of nobody, which are then known."""
         ends = torch.tensor([[True], [False]]).expand(2, len(self))
-        values = self(torch.cat([coalitions.bool().cpu(), ends]))
-        self._ends = {True: float(values[-2]), False: float(values[-1])}
-        return values[:-2]
+        return self(torch.cat([coalitions.bool().cpu(), ends]))[:-2]
 
     def lay_out(self, values: Float[Tensor, "k"]) -> Tensor:
         """The whole value of its player at each entry, (1, ...); 0 where nobody is."""
@@ -151,20 +153,27 @@ class Game:
         who = f"The one player is {self.features.names[0]!r}" if k == 1 else f"There are {k} players"
         return f"{who}; where one is absent, there is {self.fill}{draws}."
 
+    def _note_ends(self, coalitions: Bool[Tensor, "m k"], values: Float[Tensor, "m"]) -> None:
+        """The values of all and of nobody, where they were among others that were asked for."""
+        for present, rows in ((True, coalitions.all(1)), (False, ~coalitions.any(1))):
+            if present not in self._ends and bool(rows.any()):
+                self._ends[present] = float(values[rows][0])
+
     def _end(self, present: bool) -> float:
         if present not in self._ends:
             self._ends[present] = float(self(torch.full((1, len(self)), present))[0])
         return self._ends[present]
 
     def _computed(self, coalitions: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
-        size = self.place.model.dtype.itemsize * math.prod(self.place.shape) + 8 * self._on.ids.numel()
+        size = self.place.model.dtype.itemsize * math.prod(self.place.shape) + 8 * self._owner.numel()
         step = max(1, min(_MOST_ROWS, _BYTES // (size * self.draws)))
         step = step // 8 * 8 or step
         values = torch.zeros(len(coalitions), dtype=torch.float64)
-        short = self._shortcut() if len(coalitions) >= _WORTH else None
+        self._asked += len(coalitions)
+        short = self._shortcut() if self._asked >= _WORTH else None
         for start in range(0, len(coalitions), step):
             some = coalitions[start : start + step]
-            values[start : start + step] = short(some) if short else self._score(self._on.mask(some))
+            values[start : start + step] = short(some) if short else self._score(entries(self._owner, some))
         if bad := int((~torch.isfinite(values)).sum()):
             raise NotPossible(f"the target is not finite on {bad} of {len(values)} coalitions of {len(self)} players.")
         return values
@@ -223,8 +232,8 @@ def play(
     def shortcut() -> Score | None:
         if place.kind != "image" or draws > 1 or not isinstance(row, Tensor):
             return None
-        owner = Features(place.owner(players), players.names)
-        made = tiles(model, row, target, players, gone, lambda some: score(owner.mask(some)).cpu())
+        owner = place.owner(players)
+        made = tiles(model, row, target, players, gone, lambda some: score(entries(owner, some)).cpu())
         return made and (lambda some: continued(model, made, some, target))
 
     return Game(score, players, place, fill, draws, gone, shortcut)

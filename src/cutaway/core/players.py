@@ -217,9 +217,10 @@ def _pieces(name: str, place: Place) -> Pieces:
 
 def _some(on: Sequence[bool], names: Sequence[str]) -> Features:
     chosen = [i for i, counts in enumerate(on) if counts]
-    ids = torch.full((len(on),), -1)
-    ids[chosen] = torch.arange(len(chosen))
-    return Features(ids, tuple(names[i] for i in chosen))
+    ids = [-1] * len(on)
+    for player, i in enumerate(chosen):
+        ids[i] = player
+    return Features(torch.tensor(ids), tuple(names[i] for i in chosen))
 
 
 def _columns(argument: str, place: Place) -> Features:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cutaway.core.batch import Batch, repeat, select, take
 from cutaway.core.errors import NotPossible, unknown_name
 from cutaway.core.fingerprint import StateHash
-from cutaway.core.fused import Fusion, Misfit
+from cutaway.core.fused import Fusion, Misfit, is_watched
+from cutaway.core.linear import Linears
 from cutaway.core.operations import Places, Rules, UnderRules
 from cutaway.core.pace import Widest, keep_freed_memory, rows_at_once
 from cutaway.core.patched import Patched
@@ -94,6 +95,7 @@ class Runner:
         self.channels_last = False
         self.layouts_agree = False
         self.fusion = Fusion(module, state)
+        self.linears_pay = False
         self._boxes_hold: bool | None = None
 
     @property
@@ -227,10 +229,11 @@ class Runner:
                 arrived=_live(player, replay),
             )
             around.enter_context(taps)
-            if rules:
-                around.enter_context(UnderRules(rules, Places(self.module)))
-            elif cut != INPUT:
-                around.enter_context(self.fusion.run(self.channels_last, many))
+            # Made before there is any other mode, which it would take for somebody who watches.
+            fused = self.fusion.run(self.channels_last, many) if cut != INPUT else contextlib.nullcontext()
+            if leaf is None and self.linears_pay and not is_watched():
+                around.enter_context(Linears())  # first, so that other modes see the operations that they know
+            around.enter_context(UnderRules(rules, Places(self.module)) if rules else fused)
             if player is not None:
                 around.enter_context(player)
             self.spent["forwards"] += count
@@ -262,12 +265,13 @@ class Runner:
     def look(self, row: Batch, batch_size: int | None, device: torch.device) -> bool:
         """Learn from one input how this network runs best, and whether it answers the same alone and in a batch."""
         keep_freed_memory()
-        with Widest() as widest, self.fusion.learner() as learner:
+        with Linears() as linears, Widest() as widest, self.fusion.learner() as learner:
             alone = select(self.forward(row), self.output, self.name)
         self.fusion.learn(learner)
         pair = select(self.forward(repeat(row, 2)), self.output, self.name)
         self.widest = widest.bytes
         self.chunk = batch_size or rows_at_once(device, widest.bytes)
+        self.linears_pay = linears.pays(self.chunk)
         # Zero for what is not finite: that is not the same as random.
         pair, alone = torch.nan_to_num(pair), torch.nan_to_num(alone)
         close = 1e-4 * (1 + float(alone.abs().max()) if alone.numel() else 1.0)
@@ -279,7 +283,7 @@ class Runner:
         """Take over what another runner of the same network knows, for inputs `area` times as large."""
         self.spent, self.calls = other.spent, other.calls
         self.channels_last, self.layouts_agree = other.channels_last, other.layouts_agree
-        self.fusion = other.fusion
+        self.fusion, self.linears_pay = other.fusion, other.linears_pay
         self.widest = round(other.widest * area)
         self.chunk = batch_size or rows_at_once(self.device, self.widest)
 

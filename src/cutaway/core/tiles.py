@@ -6,13 +6,14 @@ it gives in one of the 2^4 pictures where all parts of a colour are present or a
 coalition is put together from those, position by position. The rest of the network continues from there.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from cutaway.core.errors import CutawayError
 from cutaway.core.features import Features
@@ -78,7 +79,7 @@ def tiles(
     # Each player is absent alone with others, and with all: what goes around the layer would still show it.
     coalitions = torch.cat([half, ~half, torch.zeros_like(half)])
     wanted = None
-    for site, seen, colours, shape in candidates[:_TRIES]:
+    for site, seen, colours, shape in candidates:
         pictures = torch.arange(2**_COLOURS)[:, None] >> colours & 1
         on = players.mask(pictures.bool()).to(row.device)[:, None]
         act = model.run(torch.where(on, row, absent), read=[site])[site]
@@ -101,27 +102,46 @@ def continued(model: Model, made: Tiles, coalitions: Bool[Tensor, "m k"], target
 
 
 _Candidate = tuple[Site, Tensor, Tensor, tuple[int, int]]
+_Traced = tuple[Site, Field, tuple[int, int, int]]
 
 
 def _candidates(model: Model, row: Tensor, players: Features) -> list[_Candidate]:
     """Places where the players can be coloured, those that save most first: a large field, then a small activation."""
-    layers = [a for a in model.layers(row) if a.calls == 1 and a.shape is not None and len(a.shape) == 3]
-    # A place with fewer positions is one whose positions see more than that.
-    layers = [a for a in layers if a.shape and a.shape[1] * a.shape[2] > _COLOURS * len(players)]
-    fields = receptive_fields(model, [Site.of(a.site) for a in layers], row)
-    by_field: dict[tuple[float, Field, tuple[int, int]], list[tuple[int, int, Site]]] = defaultdict(list)
-    for layer, (site, field) in zip(layers, fields.items(), strict=True):
-        if field is not None and not field.everywhere:
-            channels, height, width = layer.shape or (0, 0, 0)
-            key = (field.y.size * field.x.size, field, (height, width))
-            by_field[key].append((channels * height * width, layer.site.count("."), site))
-    found: list[_Candidate] = []
     owned = _owned(players)
-    for (_, field, shape), places in sorted(by_field.items(), key=lambda item: item[0][0]):
-        if (paint := _coloured(owned, field, shape)) is None:
-            break  # and so it is for larger ones
-        found[:0] = [(site, *paint, shape) for *_, site in sorted(places, key=lambda place: place[:2])]
+    paints: dict[tuple[Field, tuple[int, int]], tuple[Tensor, Tensor] | None] = {}
+    found: list[_Candidate] = []
+    for site, field, (_, height, width) in sorted(_traced(model, row), key=_saving):
+        key = field, (height, width)
+        if height * width > _COLOURS * len(players) and key not in paints:
+            paints[key] = _coloured(owned, *key)
+        if (paint := paints.get(key)) is not None:
+            found.append((site, *paint, key[1]))
+        if len(found) == _TRIES:
+            break
     return found
+
+
+def _saving(place: _Traced) -> tuple[float, int, int]:
+    site, field, shape = place
+    return -field.y.size * field.x.size, math.prod(shape), site.module.count(".")
+
+
+# What was traced in a network, by the size of its pictures. Should the network have changed since, the comparison with
+# whole forwards shows it.
+_known: WeakKeyDictionary[nn.Module, dict[torch.Size, list[_Traced]]] = WeakKeyDictionary()
+
+
+def _traced(model: Model, row: Tensor) -> list[_Traced]:
+    """Each place whose positions see a part of the picture, with its field and the shape of its activation."""
+    known = _known.setdefault(model.module, {})
+    if row.shape not in known:
+        layers = {Site.of(a.site): a.shape for a in model.layers(row) if a.calls == 1}
+        shapes = {site: (s[0], s[1], s[2]) for site, s in layers.items() if s is not None and len(s) == 3}
+        fields = receptive_fields(model, list(shapes), row)
+        known[row.shape] = [
+            (site, field, shapes[site]) for site, field in fields.items() if field is not None and not field.everywhere
+        ]
+    return known[row.shape]
 
 
 def _coloured(owned: Tensor, field: Field, shape: tuple[int, int]) -> tuple[Tensor, Tensor] | None:

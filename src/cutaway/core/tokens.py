@@ -29,7 +29,7 @@ def without_tokens(model: Model, row: Batch, how: str) -> Callable[[Bool[Tensor,
         raise NotPossible(f"{how!r} needs the tokens of a text; this input is made of embeddings. Use zero or mean.")
     token = 0 if how == "remove" else _token(model, how)
 
-    def score(stay: Bool[Tensor, "m t"], target: Target) -> Tensor:
+    def score(stay: Tensor, target: Target) -> Tensor:
         stay = stay.to(ids.device)
         if how == "remove":
             return _shortened(model, row, stay, target)

@@ -47,7 +47,7 @@ class Fusion:
         """
         if not self._chains or not (many or self._state.is_known):
             return contextlib.nullcontext()
-        if not torch.backends.mkldnn.enabled or _is_watched():
+        if not torch.backends.mkldnn.enabled or is_watched():
             return contextlib.nullcontext()
         hooked = _hooked(self._modules)
         if hooked in self._unfit:
@@ -77,7 +77,7 @@ def _hooked(modules: list[tuple[str, nn.Module]]) -> Hooked:
     return Hooked(outputs, tuple(path for path, module in modules if module._forward_pre_hooks))
 
 
-def _is_watched() -> bool:
+def is_watched() -> bool:
     """Does somebody look at the operations? They would miss those that are fused."""
     hooks = torch.nn.modules.module
     everywhere = hooks._global_forward_hooks or hooks._global_forward_pre_hooks

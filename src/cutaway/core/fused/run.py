@@ -144,4 +144,4 @@ def _bound(x: Tensor) -> float:
 
 
 def _version(x: Tensor) -> int | None:
-    return None if x.is_inference() else x._version
+    return None if type(x) is not Tensor or x.is_inference() else x._version
