@@ -2,28 +2,37 @@
 
     python benchmarks/evaluation.py [resnet18] [efficientnet-lite0] [flipping] [foretelling] [randomising] [moving]
 
-The maps are gradients of one channel; all but the first are seen through noise, so that their orders differ.
+`flipping` and `foretelling` take gradients of one channel, all but the first seen through noise, so that their orders
+differ. `randomising` and `moving` make maps again: one by one, and five that can be had from one pass.
 """
 
+import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import quantus
 import torch
 
 import cutaway as ct
-from cutaway.attribution.gradient import gradient
+from cutaway.attribution.cam import grad_cam, grad_cam_plus_plus, layer_cam
+from cutaway.attribution.coarse import site_of
+from cutaway.attribution.gradient import gradient, input_x_gradient
+from cutaway.core.call import made_by
 from cutaway.core.result import Attribution
+from cutaway.core.site import Site
+from cutaway.core.target import Target
 from cutaway.evaluation.flipping import MOST, pixel_flipping
 from cutaway.evaluation.foretold import sensitivity_n
 from cutaway.evaluation.moves import max_sensitivity
 from cutaway.evaluation.sanity import parameter_randomization
-from harness import RESULTS, Contender, figures, race, save
+from cutaway.evaluation.together import together
+from harness import RESULTS, Contender, equal, figures, race, save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 import networks
@@ -92,11 +101,70 @@ class Setting:
         return metric(model=self.net, **given, **more)
 
 
-def slope_of(model: torch.nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
-    """The gradient, for Quantus: three channels added up."""
+# How Quantus makes the maps: a function for each, of bare torch, which does not go back farther than it must.
+def slopes_of(model: torch.nn.Module, inputs: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The input, and the slope of the explained scores."""
     leaf = torch.as_tensor(np.asarray(inputs), dtype=torch.float32).requires_grad_()
     score = model(leaf)[torch.arange(len(leaf)), torch.as_tensor(targets)].sum()
-    return torch.autograd.grad(score, leaf)[0].sum(1, keepdim=True).numpy()
+    return leaf.detach(), torch.autograd.grad(score, leaf)[0]
+
+
+def slope_of(model: torch.nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
+    """The gradient, three channels added up."""
+    return slopes_of(model, inputs, targets)[1].sum(1, keepdim=True).numpy()
+
+
+def product_of(model: torch.nn.Module, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
+    """Input times gradient, three channels added up."""
+    value, slope = slopes_of(model, inputs, targets)
+    return (value * slope).sum(1, keepdim=True).numpy()
+
+
+def coarse(site: Site, weigh: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+    """A coarse map from the activations and slopes of one layer."""
+
+    def explain(model: Any, inputs: Any, targets: Any, **_: Any) -> np.ndarray[Any, Any]:
+        acts: list[torch.Tensor] = []
+
+        def keep(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+            acts.append(output)
+            return output.clone()  # what follows may work in place
+
+        handle = model.net.get_submodule(site.module).register_forward_hook(keep)
+        x = torch.as_tensor(np.asarray(inputs), dtype=torch.float32)
+        score = model(x)[torch.arange(len(x)), torch.as_tensor(targets)].sum()
+        handle.remove()
+        act = acts[site.call or 0]
+        (slope,) = torch.autograd.grad(score, act)
+        grid = weigh(act.detach(), slope).sum(1, keepdim=True)
+        large = torch.nn.functional.interpolate(grid, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return large.numpy()
+
+    return explain
+
+
+def theirs_of(s: Setting) -> list[Callable[..., Any]]:
+    """Quantus's side of `FIVE`."""
+    where = (2, 3)
+    site = site_of(s.model, s.x, Target.of(s.classes.tolist(), s.model), None)
+    return [
+        slope_of,
+        product_of,
+        coarse(site, lambda act, g: g.mean(where, keepdim=True) * act),
+        coarse(
+            site,
+            lambda act, g: (g.clamp(min=0) / (2 + g * act.sum(where, keepdim=True))).sum(where, keepdim=True) * act,
+        ),
+        coarse(site, lambda act, g: g.clamp(min=0) * act),
+    ]
+
+
+def signed(method: Callable[..., Attribution]) -> Callable[..., Attribution]:
+    """A coarse map that keeps what speaks against the class: with random weights nothing else may be left."""
+    return lambda model, x, target: method(model, x, target, relu=False)
+
+
+FIVE = (gradient, input_x_gradient, signed(grad_cam), signed(grad_cam_plus_plus), signed(layer_cam))
 
 
 def flipping(s: Setting) -> Figures:
@@ -104,35 +172,37 @@ def flipping(s: Setting) -> Figures:
 
     Quantus wants a step that divides the number of pixels, a third of one of ours: every third of its points is ours.
     """
-    third = SIDE * SIDE // POINTS
+    many, third = 3 * POINTS, SIDE * SIDE // POINTS
 
     def theirs() -> torch.Tensor:
         metric = quantus.PixelFlipping(features_in_step=third, perturb_baseline=0.0, **QUIET)
         return torch.tensor(np.stack([s.ask(metric, a_batch=m.values.numpy()) for m in s.maps])).double()
 
-    def ours() -> torch.Tensor:
-        model = s.fresh()
-        found = [pixel_flipping(model, s.x, m, fills="zero", cells=0, share=1.0, orders=2) for m in s.maps]
+    def ours(points: int, controls: bool) -> torch.Tensor:
+        model, options = s.fresh(), {"fills": "zero", "cells": 0, "share": 1.0, "orders": 2}
+        found = [pixel_flipping(model, s.x, m, **options, steps=points, controls=controls) for m in s.maps]
         return torch.stack([one.y[MOST] for one in found])
 
-    mine = f"cutaway, {POINTS} points, with the opposite order and 4 controls"
     found = race(
         f"{s.name}: pixel flipping, {MAPS} maps",
         [
-            Contender(f"the bare forwards of one map, {3 * POINTS} points", s.forwards(3 * POINTS)),
-            Contender(f"quantus, {3 * POINTS} points", theirs),
-            Contender(mine, ours),
+            Contender(f"the bare forwards of one map, {many} points", s.forwards(many)),
+            Contender(f"quantus, {many} points", theirs),
+            Contender(f"cutaway, {many} points", lambda: ours(many, False)),
+            Contender(f"cutaway, {POINTS} points", lambda: ours(POINTS, False)),
+            Contender(f"cutaway, {POINTS} points, opposite order, 4 controls", lambda: ours(POINTS, True)),
         ],
         rounds=1,
         warm_up=False,
     )
-    fall = (s.before[None, :, None] - found[f"quantus, {3 * POINTS} points"].answer).mean(1)
-    fall, ours_fall = torch.cat([torch.zeros(MAPS, 1, dtype=torch.float64), fall], 1), found[mine].answer
-    off = float((ours_fall - fall[:, ::3]).abs().max() / fall.abs().max())
-    areas = [torch.trapezoid(f, torch.linspace(0, 1, f.shape[1], dtype=torch.float64)) for f in (fall, ours_fall)]
+    fall, same, few, beside = (one.answer for one in list(found.values())[1:])
+    fall = torch.cat([torch.zeros(MAPS, 1, dtype=torch.float64), (s.before[None, :, None] - fall).mean(1)], 1)
+    equal(few, fall[:, ::3], tolerance=1e-3, what=f"the {POINTS} points in common")
+    equal(beside, few, tolerance=1e-3, what="the curve with and without controls, in other batches")
+    equal(same, fall, tolerance=1e-2, what=f"{many} points, at most of which a pixel's channels go apart in Quantus")
+    areas = [torch.trapezoid(f, torch.linspace(0, 1, f.shape[1], dtype=torch.float64)) for f in (fall, few)]
     error = float((areas[0] - areas[1]).abs().max() / areas[0].abs().max())
-    print(f"  common points differ by {off:.1e} of the largest, the area of {POINTS} and {3 * POINTS} by {error:.2%}")
-    assert off < 1e-3
+    print(f"  the areas of {POINTS} and {many} points differ by {error:.2%}")
     return figures(found) | {"area": {"difference": error}}
 
 
@@ -163,66 +233,118 @@ def foretelling(s: Setting) -> Figures:
 
 
 def randomising(s: Setting) -> Figures:
-    """The map again at every layer, from the output down, and its rank correlation with the original."""
+    """The maps again at every layer, from the output down, and their rank correlations with the originals.
+
+    Those of the coarse maps are of sizes: of a late layer of one network nothing may be below zero, of another all.
+    """
     layers = sum(hasattr(m, "reset_parameters") for m in s.net.modules())
+    maps = [explain(s.model, s.x, s.classes.tolist()) for explain in FIVE]
+    explains = theirs_of(s)
+    read = [lambda values: values] * 2 + [np.abs] * 3
+    names = ["rank correlation"] * 2 + ["rank correlation of sizes"] * 3
 
-    def theirs() -> float:
-        metric = quantus.MPRT(**QUIET)
-        found = s.ask(metric, a_batch=s.maps[0].values.numpy(), explain_func=slope_of)
-        return float(np.mean(list(found.values())[-1]))
+    def theirs(count: int) -> torch.Tensor:
+        found = []
+        for one, explain, size in list(zip(maps, explains, read, strict=True))[:count]:
 
-    def ours(stages: int) -> float:
-        curve = parameter_randomization(s.model, s.x, gradient(s.model, s.x, s.classes.tolist()), stages=stages)
-        assert stages < layers or len(curve.x) == layers + 1
-        return float(curve.y["rank correlation"][-1])
+            def again(*given: Any, explain: Any = explain, size: Any = size, **more: Any) -> Any:
+                return size(explain(*given, **more))
+
+            values = size(one.values.sum(1, keepdim=True).numpy())
+            scores = s.ask(quantus.MPRT(**QUIET), a_batch=values, explain_func=again)
+            found.append([float(np.mean(row)) for name, row in scores.items() if name != "original"])
+        return torch.tensor(found, dtype=torch.float64)
+
+    def ours(count: int, stages: int = layers) -> torch.Tensor:
+        with together(maps[:count]), drawn_as_by_quantus(s.net):
+            curves = [parameter_randomization(s.model, s.x, one, stages=stages) for one in maps[:count]]
+        return torch.stack([curve.y[name][1:] for curve, name in zip(curves, names, strict=False)])
 
     found = race(
         f"{s.name}: parameter randomisation, {layers} layers",
         [
             Contender("the bare forwards and backwards", s.slopes(layers)),
-            Contender("quantus", theirs),
-            Contender("cutaway, every layer", lambda: ours(layers)),
-            Contender("cutaway, 6 of these stages", lambda: ours(6)),
+            Contender("quantus, one map", lambda: theirs(1)),
+            Contender("cutaway, one map", lambda: ours(1)),
+            Contender("quantus, five maps", lambda: theirs(5)),
+            Contender("cutaway, five maps", lambda: ours(5)),
+            Contender("cutaway, one map, 6 of these stages", lambda: ours(1, 6)),
         ],
         rounds=1,
         warm_up=False,
     )
-    last = [one.answer for one in found.values()][1:]
-    print("  correlation when all layers are random:", [round(v, 3) for v in last])
-    assert max(map(abs, last)) < 0.2, "nothing is left of the gradient, whichever weights were drawn"
-    assert last[1] == last[2], "how layers are grouped does not change what is drawn"
+    quantus_five, five = found["quantus, five maps"].answer, found["cutaway, five maps"].answer
+    print("  correlation when all layers are random:", [round(float(v), 3) for v in five[:, -1]])
+    print(f"  largest difference from Quantus's correlations: {float((five - quantus_five).abs().max()):.1e}")
+    assert (five - quantus_five).abs().max() < 0.01, "the same new weights on both sides, and layouts that round apart"
+    assert (five[0] - found["cutaway, one map"].answer[0]).abs().max() < 0.01
     return figures(found)
 
 
-def moving(s: Setting) -> Figures:
-    """The largest relative change of the gradient under uniform noise."""
+@contextlib.contextmanager
+def drawn_as_by_quantus(net: torch.nn.Module) -> Iterator[None]:
+    """Draw every layer's new weights with Quantus's one seed, so that both sides look at the same networks."""
 
-    def theirs() -> torch.Tensor:
-        np.random.seed(0)  # noqa: NPY002  # Quantus draws from the global generator
-        metric = quantus.MaxSensitivity(nr_samples=DRAWS, lower_bound=0.02, **QUIET)
-        return torch.tensor(s.ask(metric, a_batch=s.maps[0].values.numpy(), explain_func=slope_of))
+    def seeded(reset: Callable[[Any], None]) -> Callable[[Any], None]:
+        def again(module: torch.nn.Module) -> None:
+            torch.manual_seed(43)
+            reset(module)
+
+        return again
+
+    with contextlib.ExitStack() as patches:
+        for kind in {type(module) for module in net.modules() if hasattr(module, "reset_parameters")}:
+            patches.enter_context(patch.object(kind, "reset_parameters", seeded(kind.reset_parameters)))
+        yield
+
+
+def moving(s: Setting) -> Figures:
+    """The largest relative change of the maps under uniform noise, the same on both sides."""
+    target = Target.of(s.classes.tolist(), s.model)
+    maps = [made_by(summed(explain), s.model, s.x, target) for explain in FIVE]
+    explains = theirs_of(s)
+    drawn = torch.rand(DRAWS, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    steps = (0.02 * (2 * drawn - 1)).float().flatten(1).numpy()
+
+    def theirs(count: int) -> torch.Tensor:
+        found = []
+        for one, explain in list(zip(maps, explains, strict=True))[:count]:
+            draws = iter(steps)
+            metric = quantus.MaxSensitivity(
+                nr_samples=DRAWS, perturb_func=lambda arr, draws=draws, **_: (arr + next(draws)).clip(0, 1), **QUIET
+            )
+            found.append(s.ask(metric, a_batch=one.values.numpy(), explain_func=explain))
+        return torch.tensor(np.array(found)).mean(1)
+
+    def ours(count: int) -> torch.Tensor:
+        with together(maps[:count]):
+            found = [max_sensitivity(s.model, s.x, one, samples=DRAWS) for one in maps[:count]]
+        return torch.tensor([float(one.values[0]) for one in found])
 
     found = race(
         f"{s.name}: max-sensitivity, {DRAWS} draws",
         [
             Contender("the bare forwards and backwards", s.slopes(DRAWS)),
-            Contender("quantus", theirs),
-            Contender(
-                "cutaway", lambda: max_sensitivity(s.model, s.x, summed, samples=DRAWS, target=s.classes.tolist())
-            ),
+            Contender("quantus, one map", lambda: theirs(1)),
+            Contender("cutaway, one map", lambda: ours(1)),
+            Contender("quantus, five maps", lambda: theirs(5)),
+            Contender("cutaway, five maps", lambda: ours(5)),
         ],
         rounds=1,
         warm_up=False,
     )
-    ours, mean = float(found["cutaway"].answer.values[0]), float(found["quantus"].answer.mean())
-    print(f"  largest change on average: {ours:.3f}, quantus {mean:.3f}")
-    assert abs(ours - mean) < 0.1 * mean, "other draws of the same noise"
+    five = found["cutaway, five maps"].answer
+    print("  largest change on average:", [f"{float(v):.3g}" for v in five])
+    off = (five / found["quantus, five maps"].answer - 1).abs().max()
+    print(f"  largest difference from Quantus's changes: {float(off):.1e} of each")
+    assert off < 0.01
+    equal(found["cutaway, one map"].answer, five[:1], tolerance=1e-3, what="the first, alone and with the others")
     return figures(found)
 
 
-def summed(model: ct.Model, x: torch.Tensor, target: Any) -> torch.Tensor:
-    """The gradient with its channels added up."""
-    return model.gradient(x, target).slope.sum(1, keepdim=True)
+def summed(explain: Any) -> Callable[..., torch.Tensor]:
+    """A method whose maps have their channels added up."""
+    return lambda model, x, target: explain(model, x, target).values.sum(1, keepdim=True)
 
 
 TASKS = {f.__name__: f for f in (flipping, foretelling, randomising, moving)}

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from cutaway.attribution.gradient import gradient
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill
 from cutaway.evaluation.flipping import pixel_flipping
@@ -145,3 +146,17 @@ def test_quantus_gives_the_same_scores_pixel_by_pixel():
     before = model.run(x).scores[:, 1].double()
     assert theirs.shape == (3, 16)
     assert_close(ours.y[MOST][1:], before.mean() - torch.from_numpy(theirs).double().mean(0), atol=1e-5, rtol=0)
+
+
+def test_without_controls_the_curve_is_the_same_and_there_is_no_verdict():
+    model = tiny_model("conv")
+    x = inputs_for(model, 2)
+    why = gradient(model, x, [0, 1])
+    options = {"fills": ("zero", "noise"), "cells": 4, "steps": 4}
+    full, alone = pixel_flipping(model, x, why, **options), pixel_flipping(model, x, why, controls=False, **options)
+    assert list(alone.y) == ["most relevant first"]
+    assert torch.equal(alone.y["most relevant first"], full.y["most relevant first"])
+    assert {name: full.summary[name] for name in alone.summary} == alone.summary
+    assert alone.checks["verdict"].status == "note"
+    assert "gap" not in alone.checks
+    assert alone.provenance.cost.forwards < full.provenance.cost.forwards / 3

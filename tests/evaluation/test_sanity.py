@@ -356,6 +356,22 @@ def test_ssim_matches_its_formula_in_one_window():
     assert ssim(a, b) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(40, 33), (12, 7), (3, 5)])
+def test_ssim_is_that_of_scikit_image(shape):
+    from skimage.metrics import structural_similarity
+
+    a, b = torch.randn(2, 3, *shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    a[1], b[2] = a[1] * (a[1] > 2), 0  # nearly and entirely empty
+    window = min(11, *shape) - 1 + min(11, *shape) % 2
+    more = {"gaussian_weights": True, "sigma": 1.5} if window == 11 else {}
+    a_scaled, b_scaled = (m / m.abs().amax((1, 2), keepdim=True).clamp(min=1e-30) for m in (a, b))
+    expected = [
+        structural_similarity(p.numpy(), q.numpy(), data_range=2.0, win_size=window, **more)
+        for p, q in zip(a_scaled, b_scaled, strict=True)
+    ]
+    assert_close(similarities(a, b, signed=False)["SSIM"], torch.tensor(expected, dtype=torch.float64))
+
+
 def test_overlap_counts_the_highest():
     chance = torch.Generator().manual_seed(0)
     a = torch.arange(10.0, dtype=torch.float64)[None]

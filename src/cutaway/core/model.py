@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cutaway.core import shared
 from cutaway.core.batch import Batch, join, select, size, take
 from cutaway.core.borrow import borrowed
 from cutaway.core.classes import class_index
@@ -324,6 +325,31 @@ class Model:
             NotPossible: The target does not depend on that place, or the network is not differentiable.
         """
         target, site = Target.of(target, self), Site.of(wrt)
+        if edit is None and rules is None and prefix is None and (passes := shared.current()) is not None:
+            return passes.gradient(self, x, target, site)
+        return self.gradients(x, target, wrt=[site], edit=edit, rules=rules, prefix=prefix)[0]
+
+    def gradients(
+        self,
+        x: Any,
+        target: TargetLike,
+        *,
+        wrt: Sites,
+        edit: Edits | None = None,
+        rules: Rules | Callable[[slice], Rules] | None = None,
+        prefix: Prefix | None = None,
+    ) -> list[Gradient]:
+        """As `gradient`, at several places with the same forward and backward.
+
+        With more than one place, the graph begins at the input.
+
+        Args:
+            wrt: Where; at least one place.
+
+        Raises:
+            NotPossible: As in `gradient`, for any of the places; or one of them does not depend on the input.
+        """
+        target, sites = Target.of(target, self), [Site.of(site) for site in wrt]
         if rules is not None:
             self._runner.check_hookable()
         if any(t.is_inference() for t in itertools.islice(self._tensors(), 1)):
@@ -332,12 +358,13 @@ class Model:
             )
         plan = self._plan(x, edit, prefix)
 
-        def chunk(rows: slice) -> Gradient:
-            return self._slope(plan, rows, target.take(rows), site, rules)
+        def chunk(rows: slice) -> list[Gradient]:
+            return self._slopes(plan, rows, target.take(rows), sites, rules)
 
         with self.borrow():
             parts = list(self._runner.chunks(plan.rows, chunk))
-        return Gradient(*(join([part[k] for part in parts]).contiguous() for k in range(3)))
+        at_each = zip(*parts, strict=True)
+        return [Gradient(*(join(tensors).contiguous() for tensors in zip(*chunks, strict=True))) for chunks in at_each]
 
     def decomposed(
         self, x: Any, masks: Tensor, *, read: Sites = (OUTPUT,), how: How = _HOW, wrt: Site = INPUT
@@ -435,27 +462,40 @@ class Model:
             )
         return Plan(prefix.x, len(values), edits, prefix)
 
-    def _slope(
-        self, plan: "Plan", rows: slice, target: Target, site: Site, rules: Rules | Callable[[slice], Rules] | None
-    ) -> Gradient:
+    def _slopes(
+        self,
+        plan: "Plan",
+        rows: slice,
+        target: Target,
+        sites: Sequence[Site],
+        rules: Rules | Callable[[slice], Rules] | None,
+    ) -> list[Gradient]:
         rules = rules(rows) if callable(rules) else rules
-        found, leaf = self._runner.once(plan, rows, list(target.sites), site.whole, rules)
+        places = list(dict.fromkeys(site.whole for site in sites))
+        begin = places[0] if len(places) == 1 else INPUT
+        wanted = [*target.sites, *(place for place in places if place != begin)]
+        found, leaf = self._runner.once(plan, rows, list(dict.fromkeys(wanted)), begin, rules)
         assert leaf is not None
         reach = rules is not None and getattr(rules, "reach_target", False)
         with UnderRules(rules, Places(self.module)) if rules and reach else contextlib.nullcontext():
             score = target(self._trace(found))
         score = score.expand(len(leaf))
         if not score.requires_grad:
-            raise NotPossible(f"{target} does not depend on {site} in {self.name} in a way that can be differentiated.")
+            raise NotPossible(
+                f"{target} does not depend on {places[0]} in {self.name} in a way that can be differentiated."
+            )
         if not is_finite(score):
             # Its slope may well be finite, and would look like an answer.
             where = first_overflow(self, take(plan.x, rows) if plan.prefix is None else plan.x)
             raise NotPossible(f"{target} is not finite on this input of {self.name}: {where}.")
+        at = {place: leaf if place == begin else found[place] for place in places}
+        if outside := [str(place) for place, value in at.items() if not value.requires_grad]:
+            raise NotPossible(f"{outside[0]} in {self.name} does not depend on the input; ask for it alone.")
         try:
-            (slope,) = torch.autograd.grad(score.sum(), leaf, allow_unused=True)
+            slopes = torch.autograd.grad(score.sum(), list(at.values()), allow_unused=True)
         except RuntimeError as error:
             if self._runner.refuses_layout(error):
-                return self._slope(plan, rows, target, site, rules)
+                return self._slopes(plan, rows, target, sites, rules)
             if "inplace operation" not in str(error):
                 raise
             raise NotPossible(
@@ -463,11 +503,16 @@ class Model:
                 "operation in place (x += y, relu_, inplace=True) by an ordinary one. "
                 f"torch says: {str(error).split(' Hint:')[0]}"
             ) from error
-        if slope is None:
-            raise NotPossible(f"{target} does not depend on {site}: that place comes after what the target reads.")
+        for place, slope in zip(places, slopes, strict=True):
+            if slope is None:
+                raise NotPossible(f"{target} does not depend on {place}: that place comes after what the target reads.")
         self.spent["backwards"] += len(leaf)
-        index = site.index(leaf, self._runner.module_at(site))
-        return Gradient(score.detach(), leaf.detach()[index], slope[index])
+        slope_at = dict(zip(places, slopes, strict=True))
+        indices = [site.index(at[site.whole], self._runner.module_at(site)) for site in sites]
+        return [
+            Gradient(score.detach(), at[site.whole].detach()[index], slope_at[site.whole][index])
+            for site, index in zip(sites, indices, strict=True)
+        ]
 
     def _reproduces(self, prefix: Prefix, output: Tensor) -> bool:
         """Does continuing from the recorded place give the recorded output, for each of two rows?"""

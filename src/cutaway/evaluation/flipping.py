@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.core.batch import Batch, size, take
-from cutaway.core.checks import Check
+from cutaway.core.checks import Check, Status
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill
 from cutaway.core.method import method
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
     Attributes:
         own: By order, (n, points).
-        random: (n, orders, points).
+        random: (n, orders, points); no orders without controls.
         controls: By name, (n, points).
     """
 
@@ -53,6 +53,7 @@ def pixel_flipping(
     share: float = 0.5,
     orders: int = 4,
     score: Score = "target",
+    controls: bool = True,
     seed: int = 0,
 ) -> Curve:
     """Flip the regions that the map ranks highest, one after the other, and add up how far the score falls.
@@ -70,6 +71,8 @@ def pixel_flipping(
         share: How much of the input is flipped in the end.
         orders: Random orders to compare with.
         score: The explained target itself, or the probability of the explained class.
+        controls: False measures the curve of the most relevant first and nothing beside it: an eighth of the forwards,
+            and no verdict.
         seed: Of the noise, of the random orders, and of ties.
 
     Returns:
@@ -94,10 +97,15 @@ def pixel_flipping(
     for text in fills or _FILLS.get(model.space.kind, ("zero",)):
         fill, rows = Fill.of(text), []
         for subject, scores in track(list(zip(subjects, pooled, strict=True)), f"pixel flipping, {text}"):
-            falls, was_known = _falls(subject, fill, scores, shares, orders, seed)
+            falls, was_known = (
+                _falls(subject, fill, scores, shares, orders, seed)
+                if controls
+                else (_own_fall(subject, fill, scores, shares, seed), False)
+            )
             rows.append(falls)
             known += was_known
-        found[text] = _sorted(torch.stack(rows), orders, list(control_scores(model.space, subjects[0].value)))
+        names = list(control_scores(model.space, subjects[0].value)) if controls else []
+        found[text] = _sorted(torch.stack(rows), orders, names)
     curve = curve_of("Pixel flipping", "share flipped", found, shares, words, pooled)
     return curve.with_checks(**reuse("The controls' curves", known // len(found)))
 
@@ -119,6 +127,19 @@ def _falls(
     return ends[0] - torch.cat([own, others]), known
 
 
+def _own_fall(subject: Subject, fill: Fill, scores: Tensor, shares: Tensor, seed: int) -> Float[Tensor, "1 points"]:
+    """Most relevant first."""
+    filled = subject.filled(fill, seed)
+
+    def watched() -> Tensor:
+        return subject.watched(torch.cat([subject.value, filled]))
+
+    about = ("flipping, ends", str(subject.target), fill.text, subject.players, seed)
+    ends, _ = remembered(subject.model, subject.row, about, watched)
+    place = ranks(scores, torch.Generator().manual_seed(seed))
+    return ends[0] - subject.curves(subject.value, filled, ends, [place], shares)
+
+
 def _control_places(subject: Subject, orders: int, seed: int) -> list[Tensor]:
     chance = torch.Generator().manual_seed(seed + 1)
     random = [random_ranks(subject.players, chance) for _ in range(orders)]
@@ -129,7 +150,7 @@ def _control_places(subject: Subject, orders: int, seed: int) -> list[Tensor]:
 def _sorted(rows: Float[Tensor, "n o points"], orders: int, controls: list[str]) -> Found:
     random = rows[:, 2 : 2 + orders]
     return Found(
-        own={MOST: rows[:, 0], LEAST: rows[:, 1]},
+        own=dict(zip((MOST, LEAST), rows.unbind(1), strict=False)),
         random=random,
         controls={name: rows[:, 2 + orders + k] for k, name in enumerate(controls)},
     )
@@ -156,9 +177,9 @@ def curve_of(
     summary: dict[str, float] = {}
     for text, one in found.items():
         more = f", {text} fill" if len(found) > 1 else ""
-        series = one.own | {CHANCE: one.random.mean(1)} | one.controls
+        series = _series(one)
         summary |= {name + more: float(_aopc(rows).mean()) for name, rows in series.items()}
-    series = found[first].own | {CHANCE: found[first].random.mean(1)} | found[first].controls
+    series = _series(found[first])
     bands = {name: interval(rows) for name, rows in series.items()} if len(found[first].random) > 1 else {}
     return Curve(
         title=title,
@@ -175,28 +196,44 @@ def curve_of(
     )
 
 
+def _series(one: Found) -> dict[str, Float[Tensor, "n points"]]:
+    """All curves by name, the random orders as their mean."""
+    return one.own | ({CHANCE: one.random.mean(1)} if one.random.shape[1] else {}) | one.controls
+
+
 def _checks(found: dict[str, Found], words: str, ties: float, flat: int) -> dict[str, Check]:
-    places = {text: _standing(one) for text, one in found.items()}
     first = next(iter(found))
-    most, least = (float(_aopc(found[first].own[name]).mean()) for name in (MOST, LEAST))
-    text = (
-        f"Taking away what this map ranks highest lowers {words} by {most:.3g} on average, with the fill {first!r}: "
-        f"{places[first].sentence('more', '.3g')}. Taking away what it ranks lowest lowers it by {least:.3g}."
-    )
-    if len(found) > 1:
-        ahead = sum(CHANCE in place.ahead for place in places.values())
-        text += f" It is ahead of chance with {ahead} of {len(found)} fills."
-    statuses = [place.status for place in places.values()]
-    alike = set(statuses) == {"ok"} or set(statuses) == {"fail"}
-    status = statuses[0] if alike else "note" if set(statuses) <= {"ok", "note"} else "warn"
-    checks = {"verdict": Check(text, "warn" if flat else status, most, _between(_aopc(found[first].own[MOST])))}
-    gap = most - least
-    checks["gap"] = Check(f"Between most and least relevant first lie {gap:.3g}.", "ok" if gap > 0 else "warn", gap)
+    most = float(_aopc(found[first].own[MOST]).mean())
+    between = _between(_aopc(found[first].own[MOST]))
+    text = f"Taking away what this map ranks highest lowers {words} by {most:.3g} on average, with the fill {first!r}"
+    if found[first].random.shape[1]:
+        more, status = _beside(found)
+        checks = {"verdict": Check(f"{text}: {more}", "warn" if flat else status, most, between)}
+        gap = most - float(_aopc(found[first].own[LEAST]).mean())
+        checks["gap"] = Check(f"Between most and least relevant first lie {gap:.3g}.", "ok" if gap > 0 else "warn", gap)
+    else:
+        checks = {
+            "verdict": Check(f"{text}; without controls, that is not compared with chance.", "note", most, between)
+        }
     if ties > 0.01:
         text = f"{ties:.0%} of the pieces share their rank with another; among equals the order is random."
         text += f" For {flat} inputs the map has one value everywhere, so all of it is." if flat else ""
         checks["ties"] = Check(text, "warn" if flat else "note", ties)
     return checks
+
+
+def _beside(found: dict[str, Found]) -> tuple[str, Status]:
+    """How the map stands among its controls, in words and as a status, over all fills."""
+    places = {text: _standing(one) for text, one in found.items()}
+    first = next(iter(found))
+    least = float(_aopc(found[first].own[LEAST]).mean())
+    text = f"{places[first].sentence('more', '.3g')}. Taking away what it ranks lowest lowers it by {least:.3g}."
+    if len(found) > 1:
+        ahead = sum(CHANCE in place.ahead for place in places.values())
+        text += f" It is ahead of chance with {ahead} of {len(found)} fills."
+    statuses = [place.status for place in places.values()]
+    alike = set(statuses) == {"ok"} or set(statuses) == {"fail"}
+    return text, statuses[0] if alike else "note" if set(statuses) <= {"ok", "note"} else "warn"
 
 
 def _between(areas: Float[Tensor, " n"]) -> tuple[float, float] | None:

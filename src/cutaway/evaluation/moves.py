@@ -1,12 +1,15 @@
 """How far a map can be moved by changes of the input that are too small to see."""
 
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.core.batch import Batch, primary, repeat, size, take
 from cutaway.core.checks import Check, Status
-from cutaway.core.errors import BadOption, NotPossible
+from cutaway.core.errors import BadOption, CutawayError, NotPossible
 from cutaway.core.method import Explain, explainer_of, method
 from cutaway.core.model import Model
 from cutaway.core.progress import track
@@ -14,6 +17,7 @@ from cutaway.core.result import Attribution, Scores
 from cutaway.core.target import Target
 from cutaway.evaluation.orders import explained
 from cutaway.evaluation.paired import interval
+from cutaway.evaluation.together import each, examined
 
 # Changes, as a share of the map, below which it stays what it was, and from which nothing is left of it.
 _STILL, _GONE = 0.5, 1.0
@@ -49,31 +53,68 @@ def max_sensitivity(
         raise BadOption(f"expected radius above 0 and samples of 1 or more; got radius={radius:g}, samples={samples}.")
     if model.space.kind == "tokens":
         raise NotPossible("a text cannot be changed by a little; max_sensitivity is for pictures and rows.")
-    target, explain = explained(model, x, attribution), explainer_of(attribution)
-    if not attribution.values.flatten(1).any(1).all():
-        raise NotPossible("a map is zero everywhere, so its relative change has no meaning.")
-    rows = torch.stack(
-        [
-            _row(model, take(x, slice(i, i + 1)), target.row(i), explain, attribution.values[i], radius, samples, seed)
-            for i in track(range(size(x)), "max sensitivity")
-        ]
-    )
-    return _scores(rows, radius, samples)
+    test = ("max_sensitivity", radius, samples, seed)
+    return examined(attribution, model, x, test, partial(_Case.of, model, x), partial(_inputs, model, x, *test[1:]))
 
 
-def _row(
-    model: Model, row: Batch, target: Target, explain: Explain, values: Tensor, radius: float, samples: int, seed: int
-) -> Float[Tensor, "3"]:
-    """For one input: largest and mean change of the map, largest change of the input."""
+def _inputs(
+    model: Model, x: Batch, radius: float, samples: int, seed: int, cases: list["_Case | CutawayError"]
+) -> list[Scores | CutawayError]:
+    """Input by input, all maps of the same changed copies."""
+    for i in track(range(size(x)), "max sensitivity"):
+        row = take(x, slice(i, i + 1))
+        near = _near(model, row, radius, samples, seed)
+        changed = _relative(primary(near), primary(row)).max()
+        cases = each(cases, partial(_Case.look, model=model, i=i, near=near, changed=changed))
+    return each(cases, partial(_Case.scores, radius=radius, samples=samples))
+
+
+class _Case(NamedTuple):
+    """One map under examination.
+
+    Attributes:
+        values: The map.
+        target: What it explains.
+        explain: Makes it again.
+        rows: For each input so far, largest and mean change of the map, and largest change of the input.
+    """
+
+    values: Tensor
+    target: Target
+    explain: Explain
+    rows: list[Float[Tensor, "3"]]
+
+    @classmethod
+    def of(cls, model: Model, x: Batch, attribution: Attribution) -> "_Case":
+        """A map, before its inputs are changed.
+
+        Raises:
+            NotPossible: It was made by hand, or is zero everywhere.
+        """
+        case = cls(attribution.values, explained(model, x, attribution), explainer_of(attribution), [])
+        if not attribution.values.flatten(1).any(1).all():
+            raise NotPossible("a map is zero everywhere, so its relative change has no meaning.")
+        return case
+
+    def look(self, model: Model, i: int, near: Batch, changed: Tensor) -> "_Case":
+        """Make the map of the i-th input again for changed copies of it."""
+        moved = _relative(self.explain(model, near, self.target.row(i)).values, self.values[i : i + 1])
+        self.rows.append(torch.stack([moved.max(), moved.mean(), changed]))
+        return self
+
+    def scores(self, radius: float, samples: int) -> Scores:
+        """What was seen for all inputs."""
+        return _scores(torch.stack(self.rows), radius, samples)
+
+
+def _near(model: Model, row: Batch, radius: float, samples: int, seed: int) -> Batch:
+    """Changed copies of one input."""
     value = primary(row)
     draws = torch.rand(samples, *value.shape[1:], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     scale = model.space.range if model.space.kind == "image" else torch.tensor(model.space.std, dtype=torch.float64)
     step = (radius * scale * (2 * draws - 1)).to(value)
     near = (value + step).clamp(model.space.low, model.space.high)
-    copies = near if isinstance(row, Tensor) else {**repeat(row, samples), next(iter(row)): near}  # type: ignore[dict-item]  # a dictionary stays one
-    maps = explain(model, copies, target).values
-    moved = _relative(maps, values[None])
-    return torch.stack([moved.max(), moved.mean(), _relative(near, value).max()])
+    return near if isinstance(row, Tensor) else {**repeat(row, samples), next(iter(row)): near}  # type: ignore[dict-item]  # a dictionary stays one
 
 
 def _relative(after: Tensor, before: Tensor) -> Float[Tensor, " m"]:

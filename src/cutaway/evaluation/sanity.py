@@ -1,13 +1,14 @@
 """Does the map depend on what the model learned? Unlearn it, and look whether the map notices."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from cutaway.core.batch import Batch, primary
 from cutaway.core.checks import Check
-from cutaway.core.errors import NotPossible
+from cutaway.core.errors import CutawayError, NotPossible
 from cutaway.core.method import explainer_of, method
 from cutaway.core.model import Model
 from cutaway.core.progress import track
@@ -15,6 +16,7 @@ from cutaway.core.result import Attribution, Curve
 from cutaway.evaluation.orders import condensed, edges, explained, resized
 from cutaway.evaluation.paired import interval
 from cutaway.evaluation.similarity import EDGES, SIGNED, SIZES, Likeness
+from cutaway.evaluation.together import each, examined
 from cutaway.evaluation.weights import Blocks, Order, Randomiser, blocks
 from cutaway.maths.statistics import correlation_interval
 
@@ -52,26 +54,62 @@ def parameter_randomization(
     Source: Adebayo et al. 2018, section 3. Differs: layers in blocks; modules without an initialiser get normal noise
     with the mean and spread of their weights.
     """
-    target, explain = explained(model, x, attribution), explainer_of(attribution)
+    test = ("parameter_randomization", order, stages, seed)
+    return examined(attribution, model, x, test, partial(_Case, model, x), partial(_stages, model, x, *test[1:]))
+
+
+def _stages(
+    model: Model, x: Batch, order: Order, stages: int, seed: int, cases: list["_Case | CutawayError"]
+) -> list[Curve | CutawayError]:
+    """Stage by stage, all maps on the same network."""
     parts = blocks(model, x, stages)
     randomiser = Randomiser(model, parts.parts, order, seed)
-    original = condensed(attribution)
-    signed = attribution.signed and bool((original < 0).any())
-    likeness = Likeness(original, signed=signed, outlines=_outlines(model, x, original))
-    found = [likeness(original)]
-    refusals: dict[int, str] = {}
     for k in track(range(len(parts.parts)), "parameter randomization"):
-        again = randomiser.step(k)
+        cases = each(cases, partial(_Case.look, again=randomiser.step(k)))
+    return each(cases, partial(_Case.curve, parts=parts, randomiser=randomiser, order=order))
+
+
+class _Case:
+    """One map under examination: how it was made, and how alike its successors are."""
+
+    def __init__(self, model: Model, x: Batch, attribution: Attribution) -> None:
+        """The map, before any weights are random.
+
+        Raises:
+            NotPossible: It cannot be made again.
+        """
+        self._x, self._target, self._explain = x, explained(model, x, attribution), explainer_of(attribution)
+        self._original = original = condensed(attribution)
+        signed = attribution.signed and bool((original < 0).any())
+        self._likeness = Likeness(original, signed=signed, outlines=_outlines(model, x, original))
+        self._name = " of ".join(filter(None, ["The map", attribution.provenance.method.replace("_", " ")]))
+        # Numbers, and not tensors: small ones that stay, between large ones that go, leave memory in pieces.
+        self._found = [self._numbers(original)]
+        self._refusals: dict[int, str] = {}
+
+    def look(self, again: Model) -> "_Case":
+        """Make the map again with other weights. Where there is none, this stage is a gap."""
         try:
-            found.append(likeness(condensed(explain(again, x, target))))
+            found = self._numbers(condensed(self._explain(again, self._x, self._target)))
         except NotPossible as refusal:
-            refusals[k + 1] = str(refusal)
-            found.append({name: torch.full_like(values, math.nan) for name, values in found[0].items()})
-    rows = {name: torch.stack([stage[name] for stage in found], dim=1) for name in found[0]}
-    name = " of ".join(filter(None, ["The map", attribution.provenance.method.replace("_", " ")]))
-    told = int(((original != 0).flatten(1).sum(1) - 3).clamp(min=0).sum())
-    checks = _verdict(rows, parts, order, name, told) | _notes(parts, randomiser, refusals) | _edges(rows)
-    return _curve(rows, parts, order, checks)
+            self._refusals[len(self._found)] = str(refusal)
+            found = {name: [math.nan] * len(values) for name, values in self._found[0].items()}
+        self._found.append(found)
+        return self
+
+    def _numbers(self, maps: Tensor) -> dict[str, list[float]]:
+        """By measure, how alike each map is to the original."""
+        return {name: values.tolist() for name, values in self._likeness(maps).items()}
+
+    def curve(self, parts: Blocks, randomiser: Randomiser, order: Order) -> Curve:
+        """What was seen at all stages."""
+        rows = {
+            name: torch.tensor([stage[name] for stage in self._found], dtype=torch.float64).T.contiguous()
+            for name in self._found[0]
+        }
+        told = int(((self._original != 0).flatten(1).sum(1) - 3).clamp(min=0).sum())
+        checks = _verdict(rows, parts, order, self._name, told) | _notes(parts, randomiser, self._refusals)
+        return _curve(rows, parts, order, checks | _edges(rows))
 
 
 def _curve(rows: dict[str, Tensor], parts: Blocks, order: Order, checks: dict[str, Check]) -> Curve:

@@ -1,5 +1,6 @@
 """Does the map survive a change of the input that the model itself does not mind?"""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cutaway.core.batch import Batch, join, repeat, size, take
-from cutaway.core.errors import BadOption, NotPossible
+from cutaway.core.errors import BadOption, CutawayError, NotPossible
 from cutaway.core.method import Explain, explainer_of, method
 from cutaway.core.model import Model
 from cutaway.core.progress import track
@@ -17,6 +18,7 @@ from cutaway.core.target import Target
 from cutaway.evaluation.orders import condensed, explained
 from cutaway.evaluation.similarity import overlap
 from cutaway.evaluation.steadiness import CELLS, Row, scores_of
+from cutaway.evaluation.together import each, examined
 from cutaway.maths.statistics import spearman
 
 # Noise that changes the prediction of half of the copies is halved, this often at most.
@@ -59,25 +61,57 @@ def stability(
     Source: Ghorbani et al. 2019, section 2, its random perturbation as control and its measures. Differs: no attack.
     """
     _check(model, noise, samples, top)
-    target, explain = explained(model, x, attribution), explainer_of(attribution)
-    original = condensed(attribution)
-    rows = [
-        _row(
-            model,
-            take(x, slice(i, i + 1)),
-            target.row(i),
-            explain,
-            original[i : i + 1],
-            _Plan(noise, samples, top, seed),
-        )
-        for i in track(range(size(x)), "stability")
-    ]
-    if not any(row.kept for row in rows):
-        raise NotPossible(
-            f"no input kept its prediction even under noise of {noise / 2**_HALVINGS:g}, so there is nothing to "
-            "compare: the model itself is not stable here."
-        )
-    return scores_of(rows, noise, top)
+    plan = _Plan(noise, samples, top, seed)
+    begin, examine = partial(_Case.of, model, x), partial(_inputs, model, x, plan)
+    return examined(attribution, model, x, ("stability", *plan), begin, examine)
+
+
+def _inputs(model: Model, x: Batch, plan: "_Plan", cases: list["_Case | CutawayError"]) -> list[Scores | CutawayError]:
+    """Input by input, all maps of the same noisy copies."""
+    for i in track(range(size(x)), "stability"):
+        noisy = _kept(model, take(x, slice(i, i + 1)), plan)
+        cases = each(cases, partial(_Case.look, model=model, i=i, noisy=noisy, plan=plan))
+    return each(cases, partial(_Case.scores, plan=plan))
+
+
+class _Case(NamedTuple):
+    """One map under examination.
+
+    Attributes:
+        original: The map, one number for each position.
+        target: What it explains.
+        explain: Makes it again.
+        rows: What the noisy copies of each input so far gave.
+    """
+
+    original: Tensor
+    target: Target
+    explain: Explain
+    rows: list[Row]
+
+    @classmethod
+    def of(cls, model: Model, x: Batch, attribution: Attribution) -> "_Case":
+        """A map, before its inputs are changed."""
+        return cls(condensed(attribution), explained(model, x, attribution), explainer_of(attribution), [])
+
+    def look(self, model: Model, i: int, noisy: "_Noisy", plan: "_Plan") -> "_Case":
+        """Make the map of the i-th input again for noisy copies of it."""
+        maps = condensed(self.explain(model, noisy.kept, self.target.row(i))) if size(noisy.kept) else None
+        self.rows.append(_row(self.original[i : i + 1], maps, noisy, plan))
+        return self
+
+    def scores(self, plan: "_Plan") -> Scores:
+        """What was seen for all inputs.
+
+        Raises:
+            NotPossible: No noisy input kept its prediction.
+        """
+        if not any(row.kept for row in self.rows):
+            raise NotPossible(
+                f"no input kept its prediction even under noise of {plan.noise / 2**_HALVINGS:g}, so there is nothing "
+                "to compare: the model itself is not stable here."
+            )
+        return scores_of(self.rows, plan.noise, plan.top)
 
 
 class _Plan(NamedTuple):
@@ -85,6 +119,14 @@ class _Plan(NamedTuple):
     samples: int
     top: float
     seed: int
+
+
+class _Noisy(NamedTuple):
+    """One input, its noisy copies that kept their prediction, and how strong their noise is."""
+
+    row: Batch
+    kept: Batch
+    noise: float
 
 
 def _check(model: Model, noise: float, samples: int, top: float) -> None:
@@ -96,15 +138,13 @@ def _check(model: Model, noise: float, samples: int, top: float) -> None:
         raise NotPossible("a text cannot be changed by a little noise; stability is for pictures and rows.")
 
 
-def _row(model: Model, row: Batch, target: Target, explain: Explain, original: Tensor, plan: _Plan) -> Row:
-    kept, noise = _kept(model, row, plan)
-    if not size(kept):
+def _row(original: Tensor, maps: Tensor | None, noisy: _Noisy, plan: _Plan) -> Row:
+    if maps is None:
         none = torch.empty(0, dtype=torch.float64)
-        return Row(0, none, none, none, none, plan.samples, noise)
-    maps = condensed(explain(model, kept, target))
+        return Row(0, none, none, none, none, plan.samples, noisy.noise)
     count = len(maps)
     before = original.expand(count, *original.shape[1:])
-    moved = _relative(before, maps) / _relative(_values(repeat(row, count)), _values(kept))
+    moved = _relative(before, maps) / _relative(_values(repeat(noisy.row, count)), _values(noisy.kept))
     return Row(
         kept=count,
         correlation=spearman(before.flatten(1), maps.flatten(1)).cpu(),
@@ -114,23 +154,23 @@ def _row(model: Model, row: Batch, target: Target, explain: Explain, original: T
         common=overlap(before, maps, share=plan.top, generator=torch.Generator().manual_seed(plan.seed)),
         ratio=moved.cpu(),
         draws=plan.samples,
-        noise=noise,
+        noise=noisy.noise,
     )
 
 
-def _kept(model: Model, row: Batch, plan: _Plan) -> tuple[Batch, float]:
+def _kept(model: Model, row: Batch, plan: _Plan) -> _Noisy:
     """Noisy copies in the class of the original, and the noise: halved until it leaves half of the classes alone."""
     noise, best = plan.noise, take(row, slice(0, 0))
     for k in range(_HALVINGS + 1):
         noisy = _noisy(model.space, row, plan, noise)
         if model.scores == "values":  # a regressor has no class to keep
-            return noisy, noise
+            return _Noisy(row, noisy, noise)
         classes = model.run(_joined(row, noisy)).scores.argmax(1)
         best = take(noisy, (classes[1:] == classes[0]).nonzero()[:, 0])
         if 2 * size(best) >= plan.samples or k == _HALVINGS:
             break
         noise /= 2
-    return best, noise
+    return _Noisy(row, best, noise)
 
 
 def _has_cells(maps: Tensor) -> bool:

@@ -70,12 +70,22 @@ class Randomiser:
     def step(self, block: int) -> Model:
         """The copy with that block random, too (cascading) or alone (independent)."""
         if self._order == "independent" and block:
-            self.model = copied(self._original)
+            self._put_back()
         for path in self._parts[block]:
             module = self.model.module.get_submodule(path)
             if not reinitialise(module, self._seeds[path]):
                 self.without.append(path)
         return self.model
+
+    def _put_back(self) -> None:
+        """Give the copy the weights that were learned: it stays the same network, of which all else is known."""
+        with torch.no_grad():
+            for own, learned in zip(_state(self.model.module), _state(self._original.module), strict=True):
+                own.copy_(learned)
+
+
+def _state(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def copied(model: Model) -> Model:
