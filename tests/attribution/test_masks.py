@@ -179,6 +179,34 @@ def test_the_error_falls_with_the_square_root_of_the_masks_and_is_what_it_says(e
     assert float(errors[0] / errors[1]) == pytest.approx(2, rel=0.25)
 
 
+class Rough(nn.Module):
+    """A linear score with a part that hardly depends on any pixel by itself, and that no fit to the masks foretells."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x):
+        """Pictures (n, 1, h, w) to values (n, 1)."""
+        score = (x[:, 0] * self.weight).sum((1, 2))
+        return (score + self.weight.norm() * torch.sin(1e3 * x.sum((1, 2, 3))))[:, None]
+
+
+@pytest.mark.parametrize(("kind", "masks"), [(Weighted, 400), (Rough, 100), (Rough, 400)])
+@pytest.mark.parametrize("estimate", ["centred", "adjusted"])
+def test_intervals_cover_the_truth_as_often_as_they_say(kind, estimate, masks):
+    """Planted: the map of a linear score is known, and the rough part adds nothing to it. 60 repeats of all pixels."""
+    weight = torch.zeros(28, 28, dtype=torch.float64)
+    weight[4:12, 2:10], weight[16:24, 18:26] = 1.0, -0.6
+    model = Model(kind(weight if kind is Rough else weight[None]), images(28, channels=1), scores="values")
+    x, truth, hits = torch.ones(1, 1, 28, 28, dtype=torch.float64), expected_map(weight, 7, 0.5), []
+    for seed in range(60):
+        found = rise(model, x, 0, masks=masks, agreement=1, estimate=estimate, fill="zero", seed=seed)
+        off = (found.values[0, 0] - truth).abs() / found.extra["error"][0, 0]
+        hits.append(float((off <= 1.96).double().mean()))
+    assert 0.9 <= sum(hits) / len(hits) <= 0.98
+
+
 def test_each_estimate_has_the_same_expectation_and_less_noise_than_the_one_before():
     model = tiny_model("residual")
     x = inputs_for(model, 1)

@@ -4,6 +4,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from cutaway.attribution.path import integrated_gradients
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, BadShape
 from cutaway.core.fill import sample
 from cutaway.core.model import Model
@@ -198,7 +199,8 @@ def test_a_random_baseline_is_averaged_over_its_draws():
     model = tiny_model("mlp_tanh")
     model.space = rows(4, low=-3.0, high=3.0)
     x = inputs_for(model, 2)
-    draws = integrated_gradients(model, x, 1, baseline="noise", samples=6, seed=3, **FINE)
+    with limits(forwards=1e6):  # the most that so many steps could take is above the usual limit
+        draws = integrated_gradients(model, x, 1, baseline="noise", samples=6, seed=3, **FINE)
     generator = torch.Generator().manual_seed(3)
     fills = [-3 + 6 * torch.rand((1, 4), generator=generator, dtype=torch.float64) for _ in range(6)]
     each = torch.stack([integrated_gradients(model, x[:1], 1, baseline=f, **FINE).values[0] for f in fills])

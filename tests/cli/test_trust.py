@@ -12,7 +12,7 @@ from cutaway.cli import main
 from cutaway.cli.trust import tell
 from cutaway.core.checks import Check
 from cutaway.core.result import Table
-from cutaway.evaluation import trust_cases
+from cutaway.evaluation import trust_schedule
 
 FAST = ["--model", "shapes-cnn", "--methods", "gradient,grad-cam", "--rough"]
 
@@ -79,11 +79,24 @@ def test_refusals_are_one_line(folder, capsys):
     assert main(["trust"]) == 2
 
 
+def test_what_was_not_examined_is_told_in_one_line(capsys):
+    cost = [3, 10, 0, 0.5]
+    rows = [["occlusion", "✓ passed", *cost], ["lime", "not tested", *cost], ["a", "not examined", 3, 0, 0, 0.0]]
+    rows.append(["b", "not examined", 3, 0, 0, 0.0])
+    late = Check("Not examined: there was no time left.", "note")
+    checks = {"occlusion": Check("Passed."), "lime": Check("Not tested."), "a": late, "b": late}
+    columns = ["method", "verdict", "inputs", "forwards", "backwards", "seconds"]
+    tell(Table(title="t", columns=columns, rows=rows, checks=checks), Console())
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert sum(line.startswith(("occlusion ", "lime ", "a", "b ")) for line in lines) == 4
+    assert "a, b Not examined: there was no time left." in lines
+
+
 def test_an_interrupt_leaves_nothing_torn(folder, here, monkeypatch, capsys):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(trust_cases, "_tested", stop)
+    monkeypatch.setattr(trust_schedule, "tested", stop)
     assert main(["trust", folder, *FAST]) == 130
     left = [p for p in (here / "cutaway-study").rglob("*") if p.is_file() and "sqlite" not in p.name]
     assert [p.name for p in left if p.name != "study.json"] == []

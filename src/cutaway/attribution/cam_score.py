@@ -10,7 +10,7 @@ from cutaway.attribution.coarse import as_grid, coarse_map, empty_check, enlarge
 from cutaway.attribution.masks import equal_rows
 from cutaway.attribution.occlusion import admitted
 from cutaway.core.batch import Batch, repeat
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, at_once, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -70,15 +70,17 @@ def score_cam(
     grid = as_grid(act, site)
     weights, found = torch.zeros(grid.shape[:2], dtype=torch.float64), []
     groups = equal_rows(x)
-    afford(len(groups) * (most or grid.shape[1]), f"score_cam of {grid.shape[1]} channels")
-    for same in track(groups, "score_cam"):
+    afford(len(groups) * (most or grid.shape[1]), f"score_cam of {grid.shape[1]} channels", stops=True)
+    for k, same in enumerate(track(groups, "score_cam")):
         row = x[same[0] : same[0] + 1]
         hidden = admitted(model, row, fill(row, model.space, torch.Generator().manual_seed(seed)))
         masks = _masks(grid[same[0]], most)
-        scores = _scores(model, row, hidden, masks, [target.row(i) for i in same])
+        with fair_share(len(groups) - k):
+            scores = _scores(model, row, hidden, masks, [target.row(i) for i in same])
+        seen = ~scores[0].isnan()
         for i, score in zip(same, scores, strict=True):
-            weights[i, masks.used] = torch.softmax(score, 0)
-        found.append(masks)
+            weights[i, masks.used[seen]] = torch.softmax(score[seen], 0)
+        found.append(_Seen(int(seen.sum()), len(seen), masks.left_out(seen)))
     weighted = torch.einsum("nc,nchw->nhw", weights.to(grid), grid)[:, None]
     checks = layer_checks(act, site, chosen=layer is None) | empty_check(weighted, site, relu)
     return coarse_map(
@@ -99,42 +101,57 @@ class _Masks(NamedTuple):
     """The channels of one input through which it is shown.
 
     Attributes:
-        used: Which.
+        used: Which, those with the most activation first.
         grids: Each scaled to [0, 1], (k, 1, h, w); one that is the same everywhere is 0.
-        left_out: Share of the activation in the other channels.
+        size: The activation of every channel.
     """
 
     used: Tensor
     grids: Tensor
+    size: Tensor
+
+    def left_out(self, seen: Tensor) -> float:
+        """Share of the activation in the channels that were not seen."""
+        return max(0.0, 1 - float(self.size[self.used[seen]].sum() / self.size.sum())) if self.size.any() else 0.0
+
+
+class _Seen(NamedTuple):
+    """How many channels one input was seen through, of how many, and the share of the activation in the others."""
+
+    channels: int
+    wanted: int
     left_out: float
 
 
 def _masks(act: Tensor, most: int | None) -> _Masks:
     size = act.abs().flatten(1).double().sum(1).cpu()
-    used = size.argsort(descending=True, stable=True)[:most].sort().values
+    used = size.argsort(descending=True, stable=True)[:most]
     kept = act[used.to(act.device)]
     low, high = kept.flatten(1).amin(1), kept.flatten(1).amax(1)
     width = (high - low)[:, None, None]
     scaled = torch.where(width > 0, (kept - low[:, None, None]) / width.clamp(min=torch.finfo(act.dtype).tiny), 0)
-    left_out = 1 - float(size[used].sum() / size.sum()) if size.any() else 0.0
-    return _Masks(used, scaled[:, None], max(0.0, left_out))
+    return _Masks(used, scaled[:, None], size)
 
 
-def _scores(model: Model, row: Tensor, hidden: Tensor, masks: _Masks, targets: list[Target]) -> list[Tensor]:
-    """Each target on the image seen through each channel, (k,) in float64. Masks that are 0 are run once."""
+def _scores(model: Model, row: Tensor, hidden: Tensor, masks: _Masks, targets: list[Target]) -> Tensor:
+    """Each target on the image seen through each channel, (k,) in float64; nan where there was no time.
+
+    Masks that are 0 are run once, and first.
+    """
     flat = ~masks.grids.flatten(1).any(1)
-    shown = masks.grids[~flat] if not flat.any() else torch.cat([masks.grids[~flat], masks.grids[flat][:1]])
+    shown = torch.cat([masks.grids[flat][:1], masks.grids[~flat]])
     sites = list(dict.fromkeys(site for t in targets for site in t.sites))
-    parts: list[list[Tensor]] = [[] for _ in targets]
-    for start in track(range(0, len(shown), _TOGETHER), "score_cam, channels"):
+    found = torch.full((len(targets), len(shown)), torch.nan, dtype=torch.float64)
+    pieces = torch.arange(len(shown)).split(at_once(_TOGETHER))
+    for some in track(in_time(pieces), "score_cam, channels", len(pieces)):
         # Scaled again: between cells, an enlarged channel may miss its own extremes.
-        wide = _unit(enlarged(shown[start : start + _TOGETHER], row))
+        wide = _unit(enlarged(shown[some], row))
         trace = model.run(repeat(row, len(wide)), read=sites, edit={INPUT: torch.lerp(hidden, row, wide)})
-        for part, target in zip(parts, targets, strict=True):
-            part.append(target(trace).expand(len(wide)).double().cpu())
-    where = torch.full((len(flat),), len(shown) - 1)
-    where[~flat.cpu()] = torch.arange(int((~flat).sum()))
-    return [torch.cat(part)[where] for part in parts]
+        for k, target in enumerate(targets):
+            found[k, some] = target(trace).expand(len(wide)).double().cpu()
+    where = torch.zeros(len(flat), dtype=torch.long)
+    where[~flat.cpu()] = torch.arange(int(flat.any()), len(shown))
+    return found[:, where]
 
 
 def _unit(masks: Tensor) -> Tensor:
@@ -142,9 +159,9 @@ def _unit(masks: Tensor) -> Tensor:
     return torch.where(high > low, (masks - low) / (high - low).clamp(min=torch.finfo(masks.dtype).tiny), 0)
 
 
-def _checks(found: list[_Masks], weights: Tensor) -> dict[str, Check]:
+def _checks(found: list[_Seen], weights: Tensor) -> dict[str, Check]:
     """What was left out, and how many channels really count."""
-    used, left_out = len(found[0].used), max(m.left_out for m in found)
+    used, left_out = min(seen.channels for seen in found), max(seen.left_out for seen in found)
     text = f"The image was seen through {used} of {weights.shape[1]} channels"
     if left_out > 0:
         text += f"; those left out have up to {left_out:.1%} of the activation"
@@ -158,4 +175,5 @@ def _checks(found: list[_Masks], weights: Tensor) -> dict[str, Check]:
         checks["weights"] = Check(f"{text}: the target hardly tells them apart.", "warn", effective)
     else:
         checks["weights"] = Check(f"{text}.", "note", effective)
-    return checks
+    then = "Those with the most activation came first."
+    return checks | cut_short([seen.channels for seen in found], [seen.wanted for seen in found], "channels", then)

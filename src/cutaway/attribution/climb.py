@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.core.budget import in_time
 from cutaway.core.errors import BadOption
 from cutaway.core.progress import track
 
@@ -35,15 +36,15 @@ def climb(
     weights: tuple[Tensor | float, float] = WEIGHTS,
     meet: Callable[[Tensor], Tensor] | None = None,
     label: str = "",
-) -> Float[Tensor, "k ..."]:
-    """From starting values in [0, 1] to those whose mask of each area has a high score.
+) -> tuple[Float[Tensor, "k ..."], int]:
+    """From starting values in [0, 1] to those whose mask of each area has a high score, and after how many steps.
 
     Args:
         start: One for each area.
         shape: From the values to masks.
         reward: The score to raise, about 1 for the whole image, and its slope.
         areas: Share of ones that each mask should have.
-        iterations: Steps.
+        iterations: Steps, unless the time limit ends them.
         weights: Of the area, at the first step, one or one for each area, and at the last.
         meet: From all values to those to go on from, once, on the way.
         label: For the progress.
@@ -51,8 +52,8 @@ def climb(
     values = start.clone()
     first = torch.as_tensor(weights[0]).to(values).expand(len(values)).view(-1, *[1] * (values.ndim - 1))
     growth = (weights[1] / first) ** (1 / max(1, iterations - 1))
-    born, turn = 0, max(1, round(_MEET * iterations))
-    for step in track(range(iterations), label):
+    step, born, turn = 0, 0, max(1, round(_MEET * iterations))
+    for step in track(in_time(range(iterations)), label, iterations):
         if step == turn and meet is not None:
             values, born = meet(values), step
         if step == born:
@@ -63,7 +64,7 @@ def climb(
         age = step - born + 1
         ahead, spread = mean / (1 - _MEMORY**age), square / (1 - _SPREAD**age)
         values = (values - _STEP * ahead / (spread.sqrt() + _TINY)).clamp(0, 1)
-    return values
+    return values, step + 1
 
 
 def _slope(values: Tensor, shape: Shape, reward: Reward, areas: Tensor, weight: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from cutaway.attribution.erasure_parts import without_each
+from cutaway.attribution.taken import Taken, left_out
 from cutaway.core.batch import Batch, join, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, fair_share
 from cutaway.core.checks import Check
 from cutaway.core.features import Features
 from cutaway.core.fill import Fill, neutral
@@ -49,7 +50,7 @@ def leave_one_out(
         features: The parts: words, groups of columns, cells or superpixels of an image, units of a layer.
         wrt: Where they are: the input, or a layer.
         fill: What is put in the place of a part; `remove` really deletes words.
-        seed: Draws a random fill; the same for each part and input.
+        seed: Draws a random fill, the same for each part and input, and the order in which parts are taken away.
 
     Returns:
         Falls in the target's unit. Each entry of a part has the part's whole value.
@@ -82,7 +83,7 @@ def erasure(
         wrt: Where: the input, the embedding by its name, or another layer.
         fill: What is put in the place of what is erased; `neutral` is 0 for words and units, as in the paper.
         relative: Divide by |S(x)|; without it, values are in nats.
-        seed: Draws a random fill; the same for each part and input.
+        seed: Draws a random fill, the same for each part and input, and the order in which parts are erased.
 
     Returns:
         Shares of the log-likelihood (or nats) that are lost. Each entry of a part has the part's whole value.
@@ -115,22 +116,25 @@ def _erased(
     *,
     relative: bool,
 ) -> Attribution:
-    maps, scores, games, falls = [], [], [], []
+    games, taken = [], []
     for i, game in enumerate(games_of(model, x, target, features, wrt, fill, seed, name)):
         row, aim = take(x, slice(i, i + 1)), target.row(i)
-        rest = without_each(game, model, row, aim, fill, seed, f"{name} {i + 1} of {size(x)}")
+        with fair_share(size(x) - i):
+            rest, asked = without_each(game, model, row, aim, fill, seed, f"{name} {i + 1} of {size(x)}")
         fall = game.full - rest  # after them: where it can, the whole input runs in a batch with its parts
-        falls.append(fall / abs(game.full) if relative and game.full else fall)
-        maps.append(game.lay_out(falls[-1]).to(dtype=model.dtype, device=model.device))
-        scores.append(game.full)
+        taken.append(Taken(fall / abs(game.full) if relative and game.full else fall, asked))
         games.append(game)
+    falls = [one.every for one in taken]
+    laid = [game.lay_out(fall).to(model.dtype).to(model.device) for game, fall in zip(games, falls, strict=True)]
     return Attribution(
-        values=join(maps),
+        values=join(laid),
         target=str(target),
         wrt=str(wrt),
         unit="share of the target" if relative else "target",
-        score=torch.tensor(scores, dtype=model.dtype, device=model.device),
-        checks=_checks(games, falls, relative=relative),
+        score=torch.tensor([game.full for game in games], dtype=model.dtype, device=model.device),
+        players=[list(game.features.names) for game in games],
+        extra={"player": join([game.owner[None] for game in games])},
+        checks=_checks(games, falls, relative=relative) | left_out(taken, "parts"),
     )
 
 
@@ -141,7 +145,7 @@ def games_of(
     for i in range(size(x)):
         game = play(model, take(x, slice(i, i + 1)), target.row(i), features=features, fill=fill, wrt=wrt, seed=seed)
         if not i:
-            afford(game.forwards(len(game)) * size(x), f"{name} of {len(game)} parts")
+            afford(game.forwards(len(game)) * size(x), f"{name} of {len(game)} parts", stops=True)
         yield game
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from cutaway.attribution.erasure import games_of
 from cutaway.attribution.erasure_search import Found, Search, most
 from cutaway.core.batch import Batch, join, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.features import Features
@@ -69,12 +69,15 @@ def smallest_flip(
         raise BadOption(f"expected 0 tries or more; got {tries}.")
     aims = [_margin(target.row(i), model) for i in range(size(x))]
     aim = per_row(aims) if target.rows else aims[0]
-    maps, found, sentences = [], [], []
+    maps, found, sentences, players, owners = [], [], [], [], []
     for i, game in enumerate(games_of(model, x, aim, features, wrt, fill, seed, "smallest_flip")):
         if not i:
-            afford(game.forwards(most(len(game), tries)) * size(x), f"smallest_flip of {len(game)} parts")
-        search = Search(game, tries)
-        found.append(search.found())
+            cost = game.forwards(most(len(game), tries)) * size(x)
+            afford(cost, f"smallest_flip of {len(game)} parts", stops=True)
+        with fair_share(size(x) - i):
+            found.append(Search(game, tries).found())
+        players.append(list(game.features.names))
+        owners.append(game.owner[None])
         maps.append(game.lay_out(found[-1].erased.to(model.dtype)).to(model.device))
         row, both = take(x, slice(i, i + 1)), ("", "")
         if game.draws == 1 and aims[i] is not target.row(i):
@@ -88,8 +91,12 @@ def smallest_flip(
         unit="erased or not",
         score=target(model.run(x, read=target.sites)),
         signed=False,
-        extra={"margin": torch.tensor([f.after for f in found], dtype=model.dtype, device=model.device)},
-        checks=_checks(found, sentences),
+        players=players,
+        extra={
+            "player": join(owners),
+            "margin": torch.tensor([f.after for f in found], dtype=model.dtype, device=model.device),
+        },
+        checks=_checks(found, sentences) | _cut(found, tries),
     )
 
 
@@ -139,6 +146,12 @@ def _told(game: Game, found: Found, before: str, after: str) -> Check:
         return Check(f"{text} No smaller set does that: all were tried.", "ok", count)
     text += f" No set of fewer than {found.floor} does that; sets of {found.floor} to {count - 1} were not all tried."
     return Check(text, "note", count)
+
+
+def _cut(found: list[Found], tries: int) -> dict[str, Check]:
+    """What the time limit left untried."""
+    wanted = [max(f.tried, most(len(f.erased), tries)) if f.late else f.tried for f in found]
+    return cut_short([f.tried for f in found], wanted, "sets", "The set named is the smallest that was found by then.")
 
 
 def _checks(found: list[Found], sentences: list[Check]) -> dict[str, Check]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cutaway.attribution.occlusion import admitted
 from cutaway.core.batch import Batch, primary
-from cutaway.core.budget import time_is_up
+from cutaway.core.budget import at_once, time_is_up
 from cutaway.core.fill import Fill
 from cutaway.core.game import Game
 from cutaway.core.model import Model
@@ -41,30 +41,46 @@ def values_of(
     return _in_pieces(lambda some: game(rows(some)), count, _TOGETHER, label, least)
 
 
-def without_each(game: Game, model: Model, row: Batch, target: Target, fill: Fill, seed: int, label: str) -> Tensor:
-    """The value without player 0, without player 1, and so on, (k,)."""
-    players = torch.arange(len(game))
+def without_each(
+    game: Game, model: Model, row: Batch, target: Target, fill: Fill, seed: int, label: str
+) -> tuple[Tensor, Tensor]:
+    """The value without player 0, without player 1, and so on, (k,), and for which of them there was time."""
+    # In random order, so that those that were asked say something of the others.
+    order = torch.randperm(len(game), generator=torch.Generator().manual_seed(seed))
+    without, together = _each(game, model, row, target, fill, seed, order)
+    found = _in_pieces(without, len(game), at_once(together), label, least=1)
+    values, asked = torch.zeros(len(game), dtype=torch.float64), torch.zeros(len(game), dtype=torch.bool)
+    values[order[: len(found)]], asked[order[: len(found)]] = found, True
+    return values, asked
+
+
+def _each(
+    game: Game, model: Model, row: Batch, target: Target, fill: Fill, seed: int, order: Tensor
+) -> tuple[Callable[[slice], Tensor], int]:
+    """From places in an order of the players to the values without those there; and how many to ask for at once."""
     boxes = _boxes(game, model, row)
     if boxes is None:
+        players = torch.arange(len(game))
 
         def without(rows: slice) -> Tensor:
-            coalitions = players != players[rows, None]
+            coalitions = players != order[rows, None]
             return game(coalitions) if rows.start else game.with_ends(coalitions)
 
-        return _in_pieces(without, len(game), _TOGETHER, label)
+        return without, _TOGETHER
     image, (height, width, tops, lefts) = primary(row), boxes
     gone = admitted(model, row, fill(image, model.space, torch.Generator().manual_seed(seed)))
     ids = game.features.ids.to(image.device)
 
     def some(rows: slice) -> Tensor:
         patches = []
-        for k, top, left in zip(players[rows].tolist(), tops[rows], lefts[rows], strict=True):
+        corners = [(tops[k], lefts[k]) for k in order[rows].tolist()]
+        for k, (top, left) in zip(order[rows].tolist(), corners, strict=True):
             box = (..., slice(top, top + height), slice(left, left + width))
             patches.append(torch.where(ids[box] == k, gone[box], image[box]))
-        variants = Patched(image, torch.cat(patches), tops[rows], lefts[rows])
+        variants = Patched(image, torch.cat(patches), *zip(*corners, strict=True))
         return target(model.run(variants, read=target.sites)).expand(len(patches)).double().cpu()
 
-    return _in_pieces(some, len(game), _PICTURES, label)
+    return some, _PICTURES
 
 
 def _boxes(game: Game, model: Model, row: Batch) -> tuple[int, int, list[int], list[int]] | None:

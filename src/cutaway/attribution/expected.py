@@ -1,5 +1,6 @@
 """Contributions against many references at once: the path integral, averaged over where the path begins."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from cutaway.attribution.path import path_ends, slopes_at
 from cutaway.core.batch import Batch, repeat, size, take
+from cutaway.core.budget import afford, at_once, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, noise
@@ -16,6 +18,7 @@ from cutaway.core.progress import track
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
+from cutaway.maths.running import Running
 
 _NOISE = noise()
 # Points of a path in memory at once.
@@ -56,14 +59,20 @@ def expected_gradients(
         the mean target of the references; `extra["gap"]` is by how much they miss it, `extra["standard_error"]` how
         much of each value is chance.
 
-    Source: Erion et al. 2021, eq. 4. Differs: points are stratified along the path.
+    Source: Erion et al. 2021, eq. 4. Differs: points are stratified along the path, and the pieces come in random
+    order, so that those that a time limit leaves are an estimate of all.
     """
     if samples < 2 or samples % 2:
         raise BadOption(f"expected an even number of samples, from 2 up; got {samples}.")
+    passes = size(x) * samples
+    afford(2 * passes, f"expected_gradients with {samples:,} samples", backwards=passes, stops=True)
     found = []
     for i in track(range(size(x)), "expected gradients"):
-        found.append(_expected(model, take(x, slice(i, i + 1)), target.row(i), wrt, references, samples, seed))
+        row, wanted = take(x, slice(i, i + 1)), target.row(i)
+        with fair_share(size(x) - i):
+            found.append(_expected(model, row, wanted, wrt, references, samples, seed))
     values, error, change, gap, chance = (torch.stack(part) for part in list(zip(*found, strict=True))[:5])
+    done = [one.samples for one in found]
     dtype = found[0].dtype
     return Attribution(
         values=values.to(dtype),
@@ -72,7 +81,7 @@ def expected_gradients(
         unit="target",
         score=torch.stack([one.score for one in found]).to(dtype),
         extra={"standard_error": error.to(dtype), "gap": gap, "change": change},
-        checks=_checks(values, error, change, gap, chance, references, samples),
+        checks=_checks(values, error, change, gap, chance, references, min(done)) | cut_short(done, samples, "samples"),
     )
 
 
@@ -85,6 +94,7 @@ class _Expected(NamedTuple):
     gap: Tensor
     chance: Tensor
     score: Tensor
+    samples: int
     dtype: torch.dtype
 
 
@@ -92,27 +102,34 @@ def _expected(
     model: Model, row: Batch, target: Target, wrt: Site, references: Fill, samples: int, seed: int
 ) -> _Expected:
     generator = torch.Generator().manual_seed(seed)
-    pieces = torch.arange(samples) // 2
-    shares = (pieces + torch.rand(samples, generator=generator, dtype=torch.float64)) / (samples // 2)
-    slopes = slopes_at(model, row, target, wrt)
-    parts = []
-    for start in range(0, samples, _BLOCK):
-        count = min(_BLOCK, samples - start)
-        point, *_ = ends = path_ends(model, row, wrt, references, count, generator)
-        share = shares[start : start + count].to(point).view(-1, *[1] * point.ndim)
+    slopes, means, within = slopes_at(model, row, target, wrt), Running(), Running()
+    change = []
+    for shares in in_time(_points(samples, generator)):
+        point, *_ = ends = path_ends(model, row, wrt, references, len(shares), generator)
+        share = shares.to(point).view(-1, *[1] * point.ndim)
         _, slope = slopes(torch.lerp(ends[1:], point, share))
         products = slope.double() * (point - ends[1:]).double()
-        score = target(model.run(repeat(row, len(ends)), read=target.sites, edit={wrt: ends})).double().cpu()
+        score = target(model.run(repeat(row, len(ends)), read=target.sites, edit={wrt: ends})).double()
+        change.append((score[0] - score[1:]).cpu())
+        # What each sample gives, and last by how much its sum misses its change.
+        flat = products.reshape(len(products), -1)
+        every = torch.cat([flat, flat.sum(1, keepdim=True) - (score[0] - score[1:, None])], 1)
+        means.add((every[0::2] + every[1::2]) / 2)
         # The two points of a piece differ by chance alone, so half the square of their difference is its variance.
-        squares = (products[0::2] - products[1::2]).square().sum(0)
-        sums = products.reshape(count, -1).sum(1).cpu()
-        parts.append((products.sum(0), squares, score[0] - score[1:], sums, score[0]))
-    total, squares = (torch.stack([part[k] for part in parts]).sum(0) for k in range(2))
-    change, sums = (torch.cat([part[k] for part in parts]) for k in (2, 3))
-    missed = sums - change
-    chance = (missed[0::2] - missed[1::2]).square().sum().sqrt() / samples
-    values, error = total / samples, squares.sqrt() / samples
-    return _Expected(values, error, change.mean(), missed.mean(), chance, parts[0][4], ends.dtype)
+        within.add((every[0::2] - every[1::2]).square() / 4)
+    pieces, asked = means.count, 2 * means.count / samples
+    # The variance in two stages: pieces of all, where the time limit left some out, and points of a piece.
+    error = ((asked * within.mean + (1 - asked) * means.variance()) / pieces).sqrt()
+    values, spread = (part[:-1].view_as(point) for part in (means.mean, error))
+    gap, chance = means.mean[-1].cpu(), error[-1].cpu()
+    return _Expected(values, spread, torch.cat(change).mean(), gap, chance, score[0].cpu(), 2 * pieces, ends.dtype)
+
+
+def _points(samples: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Where on the path samples lie, some at a time: two by chance in each piece, and the pieces in random order."""
+    pieces = torch.randperm(samples // 2, generator=generator).repeat_interleave(2)
+    shares = (pieces + torch.rand(samples, generator=generator, dtype=torch.float64)) / (samples // 2)
+    yield from shares.split(at_once(_BLOCK))
 
 
 def _checks(

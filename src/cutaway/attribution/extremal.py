@@ -9,7 +9,7 @@ from cutaway.attribution.climb import checked_areas, climb, power_for, smallest_
 from cutaway.attribution.smooth import SmoothMasks
 from cutaway.attribution.veil import Veil, blurring, fading, relative
 from cutaway.core.batch import Batch, repeat
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill
@@ -77,13 +77,16 @@ def extremal_perturbation(
         raise BadOption(f"expected 1 iteration or more; got {iterations}.")
     if not 0 < detail <= 0.5:
         raise BadOption(f"expected detail as a share of the shorter side above 0 and up to 0.5; got {detail:g}.")
-    afford(2 * len(x) * _steps(iterations, len(wanted)) * len(wanted), f"extremal_perturbation of {len(wanted)} areas")
+    steps = _steps(iterations, len(wanted))
+    passes = len(x) * steps * len(wanted) * (2 if game == "dual" else 1)
+    afford(passes, f"extremal_perturbation of {len(wanted)} areas", backwards=passes, stops=True)
     shape = SmoothMasks(x.shape[2], x.shape[3], detail, x.dtype, x.device)
     found = []
     for i in range(len(x)):
         row = x[i : i + 1]
         veil = blurring(model, row) if fill is None else fading(model, row, fill)
-        found.append(_Search(model, row, target.row(i), veil, shape, game, wanted, iterations).result())
+        with fair_share(len(x) - i):
+            found.append(_Search(model, row, target.row(i), veil, shape, game, wanted, steps).result())
     masks, scores, realised, sufficient, full = (
         torch.stack([getattr(f, name) for f in found]) for name in ("masks", "scores", "areas", "sufficient", "full")
     )
@@ -94,7 +97,8 @@ def extremal_perturbation(
         score=full,
         signed=False,
         extra={"masks": masks, "areas": realised, "scores": scores, "sufficient": sufficient},
-        checks=_checks(found, wanted, game, iterations),
+        checks=_checks(found, wanted, game, steps)
+        | cut_short([f.steps for f in found], steps, "steps", "Each mask was brought to its area from where it was."),
     )
 
 
@@ -109,6 +113,7 @@ class _Found(NamedTuple):
     none: float
     off: float
     taken: int
+    steps: int
 
 
 def _steps(iterations: int, areas: int) -> int:
@@ -128,10 +133,10 @@ class _Search:
         shape: SmoothMasks,
         game: Game,
         areas: list[float],
-        iterations: int,
+        steps: int,
     ) -> None:
         self._model, self._row, self._target, self._veil, self._shape = model, row, target, veil, shape
-        self._game, self._iterations = game, iterations
+        self._game, self._steps = game, steps
         self._areas = torch.tensor(areas, dtype=row.dtype, device=row.device)
         ends = target(model.run(torch.cat([row, veil.hidden]), read=target.sites)).expand(2)
         self._full, self._none = ends[0], float(ends[1])
@@ -141,13 +146,12 @@ class _Search:
     def result(self) -> _Found:
         """Masks for all areas."""
         start = torch.full((len(self._areas), 1, *self._shape.shape), 0.5).to(self._row)
-        steps = _steps(self._iterations, len(start))
-        heights = climb(
+        heights, steps = climb(
             start,
             self._shape,
             self._reward,
             self._areas,
-            iterations=steps,
+            iterations=self._steps,
             weights=((_FIRST_WEIGHT / self._areas).clamp(min=1), _LAST_WEIGHT),
             meet=self._met if len(start) > 1 else None,
             label="extremal_perturbation",
@@ -159,7 +163,7 @@ class _Search:
         scores = self._scores(masks)
         enough = smallest_enough(self._areas, scores, float(self._full), self._none, delete=self._game == "delete")
         taken = int((chosen != torch.arange(len(chosen))).sum())
-        return _Found(masks[:, 0], scores, masks.mean((1, 2, 3)), enough, self._full, self._none, off, taken)
+        return _Found(masks[:, 0], scores, masks.mean((1, 2, 3)), enough, self._full, self._none, off, taken, steps)
 
     def _met(self, heights: Tensor) -> Tensor:
         """Where to go on from: for each area, the heights of its own mask or of a neighbour's, brought to its size."""
@@ -218,7 +222,7 @@ class _Search:
         return self._target(found).expand(len(masks))
 
 
-def _checks(found: list[_Found], areas: list[float], game: Game, iterations: int) -> dict[str, Check]:
+def _checks(found: list[_Found], areas: list[float], game: Game, steps: int) -> dict[str, Check]:
     """Areas, scores, the smallest sufficient area, and the search; in full for the first input."""
     one, more = found[0], "" if len(found) == 1 else f" (the first of {len(found)} inputs)"
     missed = max(float((f.areas - torch.tensor(areas).to(f.areas)).abs().max()) for f in found)
@@ -228,11 +232,9 @@ def _checks(found: list[_Found], areas: list[float], game: Game, iterations: int
     )
     checks = {"areas": Check(text, "ok" if missed < 0.02 else "warn", missed)}
     what = "Hiding" if game == "delete" else "Keeping"
-    steps = ", ".join(f"{a:g}: {float(s):.3g}" for a, s in zip(areas, one.scores, strict=True))
-    text = (
-        f"{what} the masks gives, by area, {steps}; the whole image {float(one.full):.3g}, hidden {one.none:.3g}{more}."
-    )
-    checks["scores"] = Check(text, "note")
+    by_area = ", ".join(f"{a:g}: {float(s):.3g}" for a, s in zip(areas, one.scores, strict=True))
+    ends = f"the whole image {float(one.full):.3g}, hidden {one.none:.3g}{more}"
+    checks["scores"] = Check(f"{what} the masks gives, by area, {by_area}; {ends}.", "note")
     checks["sufficient"] = _sufficient_check(one, game, more)
     shares = [relative(float(s), float(one.full), one.none) for s in one.scores]
     if game != "delete" and max(shares) > 1.05:
@@ -245,9 +247,9 @@ def _checks(found: list[_Found], areas: list[float], game: Game, iterations: int
     if falls:
         text = f"Of {len(found) * len(areas)} masks, {falls} did worse than a smaller one or none, so better ones exist"
         checks["search"] = Check(f"{text}; more iterations may.", "warn", float(falls))
-    if (each := _steps(iterations, len(areas))) < 30:
-        text = f"{each} steps for each area are few; masks settle in about 40 where several are searched together."
-        checks["short"] = Check(text, "warn", float(each))
+    if steps < 30:
+        text = f"{steps} steps for each area are few; masks settle in about 40 where several are searched together."
+        checks["short"] = Check(text, "warn", float(steps))
     return checks
 
 

@@ -10,6 +10,7 @@ from cutaway.attribution.coarse import site_of
 from cutaway.attribution.extremal import Game
 from cutaway.attribution.inversion import inverted
 from cutaway.core.batch import Batch
+from cutaway.core.budget import afford, cut_short, fair_share
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.method import method
@@ -64,11 +65,14 @@ def extremal_channels(
     wanted = checked_areas(areas)
     if iterations < 1 or invert < 0:
         raise BadOption(f"expected 1 iteration or more, and invert from 0; got {iterations} and {invert}.")
+    passes = len(x) * (iterations * len(wanted) * (2 if game == "dual" else 1) + 2 * invert)
+    afford(passes, f"extremal_channels of {len(wanted)} areas", backwards=passes, stops=True)
     site = site_of(model, x, target, layer)
     found = []
     for i in range(len(x)):
-        search = _Search(model, x[i : i + 1], target.row(i), site, game, iterations)
-        found.append(search.result(wanted, invert, seed))
+        with fair_share(len(x) - i):
+            search = _Search(model, x[i : i + 1], target.row(i), site, game, iterations)
+            found.append(search.result(wanted, invert, seed))
     names = ("masks", "areas", "scores", "sufficient") + (("kept", "whole") if invert else ())
     extra = {name: torch.stack([getattr(f, name) for f in found]) for name in names}
     return Attribution(
@@ -79,7 +83,13 @@ def extremal_channels(
         score=torch.stack([f.full for f in found]),
         signed=False,
         extra=extra,
-        checks=_checks(found, wanted, site, game, layer is None),
+        checks=_checks(found, wanted, site, game, layer is None)
+        | cut_short(
+            [f.steps for f in found],
+            iterations + invert,
+            "steps",
+            "Each mask was brought to its area from where it was" + (", and so were the images." if invert else "."),
+        ),
     )
 
 
@@ -95,6 +105,7 @@ class _Found(NamedTuple):
     kept: Tensor
     whole: Tensor
     off: tuple[float, ...]
+    steps: int
 
 
 class _Search:
@@ -115,21 +126,22 @@ class _Search:
         """Masks for all areas."""
         shares = torch.tensor(areas).to(self._row)
         start = torch.full((len(areas), self._act.shape[self._axis]), 0.5).to(self._row)
-        masks = climb(
+        masks, steps = climb(
             start, lambda m: (m, m * 1.0), self._reward, shares, iterations=self._iterations, label="extremal_channels"
         )
         masks = with_area(masks, shares)
         scores = self._scores(1 - masks if self._game == "delete" else masks)
         enough = smallest_enough(shares, scores, float(self._full), self._none, delete=self._game == "delete")
-        images, off = (
-            (self._row.repeat(2, 1, 1, 1), ()) if not invert else self._images(masks, shares, enough, invert, seed)
-        )
-        return _Found(masks, masks.mean(1), scores, enough, self._full, self._none, images[0], images[1], tuple(off))
+        images, off, more = self._row.repeat(2, 1, 1, 1), tuple[float, ...](), 0
+        if invert:
+            images, off, more = self._images(masks, shares, enough, invert, seed)
+        ends = (scores, enough, self._full, self._none)
+        return _Found(masks, masks.mean(1), *ends, images[0], images[1], off, steps + more)
 
     def _images(
         self, masks: Tensor, shares: Tensor, enough: Tensor, steps: int, seed: int
-    ) -> tuple[Tensor, tuple[float, ...]]:
-        """Images with the activation of the kept channels, and of all."""
+    ) -> tuple[Tensor, tuple[float, ...], int]:
+        """Images with the activation of the kept channels, and of all; how far they are from it; steps taken."""
         mask = masks[int((shares == enough).nonzero()[0])] if enough > 0 else masks[-1]
         mask = 1 - mask if self._game == "delete" else mask
         both = self._wide(torch.stack([mask, torch.ones_like(mask)]))

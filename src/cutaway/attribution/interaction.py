@@ -10,7 +10,7 @@ from torch import Tensor
 from cutaway.attribution.shapley import check_sampling, table_of
 from cutaway.attribution.shares import LEVEL, games, half_width
 from cutaway.core.batch import Batch
-from cutaway.core.budget import partial, time_is_up
+from cutaway.core.budget import cut_short, fair_share, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption, BadShape
 from cutaway.core.features import Features
@@ -22,7 +22,7 @@ from cutaway.core.progress import report
 from cutaway.core.result import Matrix
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
-from cutaway.maths.shapley import interactions
+from cutaway.maths.shapley import how_many, interactions
 
 _NEUTRAL = neutral()
 
@@ -73,11 +73,14 @@ def shapley_interaction(
         fill=fill,
         wrt=wrt,
         seed=seed,
-        forwards=lambda game: min(forwards, 2.0 ** len(game)),
+        forwards=lambda game: min(forwards, how_many(len(game))),
         name="shapley_interaction",
     )
     refuse_different(played)
-    found = [_interactions(game, forwards, seed) for game in played]
+    found = []
+    for i, game in enumerate(played):
+        with fair_share(len(played) - i):
+            found.append(_interactions(game, forwards, seed))
     values = torch.stack([f[0] for f in found]).mean(0)
     half = torch.stack([f[1] for f in found]).square().sum(0).sqrt() / len(found)
     names = list(played[0].features.names)
@@ -136,13 +139,13 @@ def _interactions(game: Game, forwards: int, seed: int) -> tuple[Tensor, Tensor,
     if 2**k <= forwards:
         values = interactions(table_of(game))
         return values, torch.zeros_like(values), {}
-    paths = side_by_side(k)
-    each = sum(2 * len(path) for path in paths)
+    each = (k + k % 2) ** 2
     most = forwards // each
     if most < 2:
         raise BadOption(
             f"expected {2 * each} forwards or more for {k} parts, two rounds; got {forwards}: choose fewer."
         )
+    paths = side_by_side(k)
     generator, rounds = torch.Generator().manual_seed(seed), list[Tensor]()
     while len(rounds) < most and not (len(rounds) > 1 and time_is_up()):
         report("shapley interaction", len(rounds), most)
@@ -150,8 +153,7 @@ def _interactions(game: Game, forwards: int, seed: int) -> tuple[Tensor, Tensor,
     report("shapley interaction", most, most)
     every = torch.stack(rounds)
     half = half_width(every.std(0) / len(rounds) ** 0.5, len(rounds) - 1)
-    cut = {"partial": partial(len(rounds) * each, most * each)} if len(rounds) < most else {}
-    return every.mean(0), half, cut
+    return every.mean(0), half, cut_short([len(rounds) * each], most * each, "forwards")
 
 
 def side_by_side(k: int) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """How the integrated gradient of one part depends on another: second derivatives along a path."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from cutaway.attribution.interaction import interaction_checks, refuse_different
 from cutaway.core.batch import Batch, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.features import Features
@@ -77,9 +76,15 @@ def integrated_hessians(
     played = [play(model, row, aim, features=features, fill=baseline, wrt=wrt, seed=seed) for row, aim in rows]
     refuse_different(played)
     k = len(played[0])
-    afford(len(played) * steps * (4 * k + 1), f"integrated_hessians of {k} parts")
-    pairs = zip(played, rows, strict=True)
-    found = torch.stack([_matrices(model, game, row, aim, steps, shift) for game, (row, aim) in pairs])
+    passes = len(played) * steps * (4 * k + 1)
+    afford(passes, f"integrated_hessians of {k} parts", backwards=passes, stops=True)
+    made, done = [], []
+    for i, (game, (row, aim)) in enumerate(zip(played, rows, strict=True)):
+        with fair_share(len(played) - i):
+            matrices, points = _matrices(model, game, row, aim, steps, shift)
+        made.append(matrices)
+        done.append(points)
+    found = torch.stack(made)
     values = found[:, 0].mean(0)
     names = list(played[0].features.names)
     return Matrix(
@@ -91,6 +96,7 @@ def integrated_hessians(
         checks={
             **interaction_checks(played, values, torch.empty(0)),
             **_quality(played, found),
+            **cut_short(done, steps, "points", "Between them curvature was taken as linear; see the gap."),
         },
     )
 
@@ -109,8 +115,10 @@ def _quality(played: Sequence[Game], found: Float[Tensor, "n 2 k k"]) -> dict[st
     return checks | {"kinks": Check(text, "ok" if bend <= 0.1 else "warn", bend)}
 
 
-def _matrices(model: Model, game: Game, row: Batch, target: Target, steps: int, shift: float) -> Float[Tensor, "2 k k"]:
-    """The interactions from differences over `shift`, and over twice as much."""
+def _matrices(
+    model: Model, game: Game, row: Batch, target: Target, steps: int, shift: float
+) -> tuple[Float[Tensor, "2 k k"], int]:
+    """The interactions from differences over `shift`, and over twice as much; and from how many points of the path."""
     k, at = len(game), game.place.wrt.whole
     prefix = model.prefix(row, at)
     assert game.absent is not None
@@ -121,15 +129,41 @@ def _matrices(model: Model, game: Game, row: Batch, target: Target, steps: int, 
     flat = own.flatten(1).double()
     moved = way + torch.cat([torch.zeros_like(way), *(sign * shift * own for sign in (1, -1, 2, -2))])
     aims = per_row([target] * len(moved))
-    found = torch.zeros(2, k, k, dtype=torch.float64)
     # s = u^2 takes the logarithm's corner at 0 away.
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    for node, weight in track(list(zip(nodes.tolist(), weights.tolist(), strict=True)), "integrated hessians"):
-        u = (node + 1) / 2
-        s, length = u * u, u * weight
-        slopes = model.gradient(None, aims, wrt=at, edit={at: begin + s * moved}, prefix=prefix).slope
+    u, length = torch.from_numpy(nodes + 1) / 2, torch.from_numpy(weights)
+    order, bent = _halving(steps), list[Tensor]()
+    for node in track(in_time(order), "integrated hessians", steps):
+        slopes = model.gradient(None, aims, wrt=at, edit={at: begin + float(u[node]) ** 2 * moved}, prefix=prefix).slope
         slope, *others = slopes.flatten(1).double().split([1, k, k, k, k])
-        for which, (up, down) in enumerate((others[:2], others[2:])):
-            bent = (up - down) / (2 * (which + 1) * shift) @ flat.T
-            found[which] -= length * math.log(s) * ((bent + bent.T) / 2 + torch.diag(flat @ slope[0])).cpu()
-    return found
+        bent.append(torch.stack([_bent(others[:2], flat, slope, shift), _bent(others[2:], flat, slope, 2 * shift)]))
+    share = -(u**2).log() * u * length
+    every = _between(u, torch.tensor(order[: len(bent)]), torch.stack(bent))
+    return torch.einsum("s,swij->wij", share, every), len(bent)
+
+
+def _between(at: Tensor, asked: Tensor, found: Tensor) -> Tensor:
+    """What was found at some points, at all of them: on a line between two that were asked, level beyond the last."""
+    known, order = at[asked].sort()
+    after = torch.searchsorted(known, at).clamp(max=len(known) - 1)
+    before = (after - 1).clamp(min=0)
+    gap = known[after] - known[before]
+    share = torch.where(gap > 0, (at - known[before]) / gap, 1.0).clamp(0, 1).view(-1, *[1] * (found.ndim - 1))
+    return torch.lerp(found[order[before]], found[order[after]], share)
+
+
+def _bent(ends: Sequence[Tensor], flat: Tensor, slope: Tensor, shift: float) -> Float[Tensor, "k k"]:
+    """At one point of the path, d_i H d_j from slopes to both sides, and the slope's own part on the diagonal."""
+    curved = (ends[0] - ends[1]) / (2 * shift) @ flat.T
+    return ((curved + curved.T) / 2 + torch.diag(flat @ slope[0])).cpu()
+
+
+def _halving(count: int) -> list[int]:
+    """The numbers below `count`, so that the first of them are spread evenly: the middle, those of both halves, ..."""
+    spans, order = [(0, count)], []
+    for low, high in spans:
+        if low < high:
+            middle = (low + high) // 2
+            order.append(middle)
+            spans += [(low, middle), (middle + 1, high)]
+    return order

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.core.budget import in_time
 from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.site import Site
@@ -24,12 +25,13 @@ def inverted(
     shape: torch.Size,
     steps: int,
     seed: int,
-) -> tuple[Float[Tensor, "k c h w"], tuple[float, ...]]:
-    """One image for each mask, with that part of the activation, and how far it is from it, relative to its length.
+) -> tuple[Float[Tensor, "k c h w"], tuple[float, ...], int]:
+    """One image for each mask, with that part of the activation; how far it is from it, relative to its length.
 
     min over z of   |mask (A(z) - act)|^2 / |mask act|^2 + price * mean |grad z|
 
-    Adam from faint noise, moved a little between steps; one forward and one backward for each image and step.
+    Adam from faint noise, moved a little between steps; one forward and one backward for each image and step. Last of
+    the answer is the number of steps, which the time limit may end.
     """
     low, high = model.space.low, model.space.high
     generator = torch.Generator().manual_seed(seed)
@@ -38,7 +40,8 @@ def inverted(
     aim = _distance(site, act, masks)
     mean, square = torch.zeros_like(z), torch.zeros_like(z)
     most = round(_MOVE * min(shape[2:]))
-    for step in track(range(steps), "inversion"):
+    step = 0
+    for step in track(in_time(range(steps)), "inversion", steps):
         moves = torch.randint(-most, most + 1, (2,), generator=generator).tolist()
         found = model.gradient(torch.roll(z, moves, (2, 3)), aim)
         slope = torch.roll(found.slope, [-m for m in moves], (2, 3)) + _roughness_slope(z, high - low)
@@ -47,7 +50,7 @@ def inverted(
         rate = _STEP * (high - low) * (1 - step / steps)
         z = (z - rate * ahead / (spread.sqrt() + _TINY)).clamp(low, high)
     off = aim(model.run(z, read=[site])).clamp(min=0).sqrt()
-    return z, tuple(off.tolist())
+    return z, tuple(off.tolist()), step + 1
 
 
 def _distance(site: Site, act: Tensor, masks: Tensor) -> Target:

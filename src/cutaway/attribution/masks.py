@@ -10,7 +10,7 @@ from cutaway.attribution.grids import Masks
 from cutaway.attribution.occlusion import admitted, primary
 from cutaway.attribution.tally import Estimate, Shown, Tally
 from cutaway.core.batch import Batch, repeat, size, take
-from cutaway.core.budget import afford, partial, time_is_up
+from cutaway.core.budget import afford, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -79,7 +79,7 @@ def rise(
     aims = [scored(target.row(i), model, probability) for i in range(size(x))]
     found: dict[int, Tally] = {}
     groups = equal_rows(primary(x))
-    afford(masks * len(groups), f"rise with {masks} masks")
+    afford(masks * len(groups), f"rise with {masks} masks", stops=True)
     for number, same in enumerate(groups):
         row = take(x, slice(same[0], same[0] + 1))
         image = primary(row)
@@ -88,13 +88,14 @@ def rise(
         shown = Shown(drawn, cells, height, width)
         hidden = admitted(model, row, fill(image, model.space, torch.Generator().manual_seed(seed)))
         tallies = [Tally(aims[i], shown, estimate) for i in same]
-        for start in range(0, masks, _STEP):
-            report("rise", number * masks + start, len(groups) * masks)
-            if all(t.agrees(agreement, _FIRST) for t in tallies) or (start and time_is_up()):
-                break
-            some = drawn[start : start + _STEP]
-            shown.add(some)
-            _show(model, row, hidden, some, [t for t in tallies if not t.agrees(agreement, _FIRST)])
+        with fair_share(len(groups) - number):
+            for start in in_time(range(0, masks, _STEP)):
+                report("rise", number * masks + start, len(groups) * masks)
+                if all(t.agrees(agreement, _FIRST) for t in tallies):
+                    break
+                some = drawn[start : start + _STEP]
+                shown.add(some)
+                _show(model, row, hidden, some, [t for t in tallies if not t.agrees(agreement, _FIRST)])
         found |= dict(zip(same, tallies, strict=True))
     report("rise", len(groups) * masks, len(groups) * masks)
     return _result(model, x, target, [found[i] for i in range(size(x))], agreement, masks)
@@ -154,14 +155,12 @@ def _result(
         score=aims(model.run(x, read=aims.sites)),
         extra={"error": error},
         checks=_checks(tallies, target, agreement, float(values.abs().max()), float(error.mean()))
-        | _cut(tallies, agreement, masks),
+        | cut_short(
+            [len(t.scores) for t in tallies],
+            [len(t.scores) if t.agrees(agreement, _FIRST) else masks for t in tallies],
+            "masks",
+        ),
     )
-
-
-def _cut(tallies: Sequence[Tally], agreement: float, masks: int) -> dict[str, Check]:
-    """What the time limit left undone."""
-    least = min((len(t.scores) for t in tallies if not t.agrees(agreement, _FIRST)), default=masks)
-    return {"partial": partial(least, masks, "masks")} if least < masks else {}
 
 
 def _checks(

@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.attribution.masks import scored
 from cutaway.attribution.veil import Veil, fading
 from cutaway.core.batch import Batch, repeat
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, gaussian_blur
@@ -80,14 +80,16 @@ def meaningful_perturbation(
     """
     assert isinstance(x, Tensor)
     _check(fills, iterations, size_weight, edge_weight, jitter)
-    afford(len(x) * (iterations + 3 * len(fills)), f"meaningful_perturbation of {len(x)} inputs")
+    passes, looks = len(x) * iterations, len(x) * (1 + 2 * len(fills))
+    afford(passes + looks, f"meaningful_perturbation of {len(x)} inputs", backwards=passes, stops=True)
     aims = [scored(target.row(i), model, probability) for i in range(len(x))]
     found = []
     for i, aim in enumerate(aims):
         row = x[i : i + 1]
         veils = [fading(model, row, Fill.of(fill), seed) for fill in fills]
         options = _Options(game, iterations, size_weight, edge_weight, jitter, seed)
-        found.append(_searched(model, row, aim, veils, options))
+        with fair_share(len(x) - i):
+            found.append(_searched(model, row, aim, veils, options))
     values = torch.cat([f.mask if game == "preservation" else 1 - f.mask for f in found])
     area = values.mean((1, 2, 3))
     scores, none, full = (torch.stack([getattr(f, name) for f in found]) for name in ("scores", "none", "full"))
@@ -98,7 +100,8 @@ def meaningful_perturbation(
         score=full,
         signed=False,
         extra={"scores": scores, "area": area},
-        checks=_checks(game, fills, area, scores, none, full, any(a is not target.row(i) for i, a in enumerate(aims))),
+        checks=_checks(game, fills, area, scores, none, full, any(a is not target.row(i) for i, a in enumerate(aims)))
+        | cut_short([f.steps for f in found], iterations, "iterations", "The mask is what it was by then."),
     )
 
 
@@ -118,6 +121,7 @@ class _Found(NamedTuple):
     scores: Tensor
     none: Tensor
     full: Tensor
+    steps: int
 
 
 def _check(fills: Sequence[str], iterations: int, size_weight: float, edge_weight: float, jitter: int) -> None:
@@ -139,7 +143,10 @@ def _searched(model: Model, row: Tensor, aim: Target, veils: list[Veil], options
     # All hidden, or all kept: the game is won, and the mask shrinks. From the other side a score of 1 has no slope.
     values = torch.full((1, 1, min(_CELLS, height), min(_CELLS, width)), (1 - sign) / 2).to(row)
     mean, square = torch.zeros_like(values), torch.zeros_like(values)
-    for step in track(range(options.iterations), "meaningful_perturbation"):
+    step = 0
+    # Each fill has its turn, also where there is no time.
+    steps = in_time(range(options.iterations), least=len(veils))
+    for step in track(steps, "meaningful_perturbation", options.iterations):
         moves = torch.randint(-options.jitter, options.jitter + 1, (2,), generator=generator).tolist()
         with torch.inference_mode(False), torch.enable_grad():
             cells = values.detach().clone().requires_grad_()
@@ -156,7 +163,7 @@ def _searched(model: Model, row: Tensor, aim: Target, veils: list[Veil], options
     mask = _wide(values, height, width).clamp(0, 1)
     seen = torch.cat([row] + [v.hidden for v in veils] + [v(mask) for v in veils])
     scores = aim(model.run(repeat(row, len(seen)), read=aim.sites, edit={INPUT: seen})).expand(len(seen))
-    return _Found(mask, scores[1 + len(veils) :], scores[1 : 1 + len(veils)], scores[0])
+    return _Found(mask, scores[1 + len(veils) :], scores[1 : 1 + len(veils)], scores[0], step + 1)
 
 
 def _wide(cells: Tensor, height: int, width: int) -> Tensor:

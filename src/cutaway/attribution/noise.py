@@ -1,12 +1,13 @@
 """Slopes of the target near an input: their mean, their mean square and their variance under noise."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from cutaway.core.batch import Batch, repeat, size, take
+from cutaway.core.budget import afford, at_once, cut_short, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.method import method
@@ -15,6 +16,7 @@ from cutaway.core.progress import track
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
+from cutaway.maths.running import Running
 
 # Noise samples in memory at once.
 _BLOCK = 32
@@ -134,26 +136,31 @@ def vargrad(
     if samples < 2:
         raise BadOption(f"expected at least two samples, since one has no variance; got {samples}.")
     shaken = _shaken(model, x, target, wrt, samples, noise, seed, lambda slope: slope)
-    values = shaken.variance
-    share = (2 / (samples - 1)) ** 0.5
-    text = f"{samples} samples tell the variance of a normal number to within a standard error of {share:.0%} of it."
+    values, least = shaken.variance, min(shaken.samples)
+    share = (2 / (least - 1)) ** 0.5
+    text = f"{least} samples tell the variance of a normal number to within a standard error of {share:.0%} of it."
     return Attribution(
         values=values.to(shaken.dtype),
         target=str(target),
         wrt=str(wrt),
         unit=f"({_SLOPE}) squared",
         signed=False,
-        checks={"sigma": _noise_sentence(shaken.sigma, noise), "error": Check(text, "note", share)},
+        checks={
+            "sigma": _noise_sentence(shaken.sigma, noise),
+            "error": Check(text, "note", share),
+            **cut_short(shaken.samples, samples, "samples"),
+        },
     )
 
 
 class _Shaken(NamedTuple):
-    """Moments of what the noisy copies gave, (n, ...) in double precision, and the noise of each input."""
+    """Moments of what the noisy copies gave, (n, ...) in double precision, and for each input its noise and samples."""
 
     mean: Tensor
     variance: Tensor
     sigma: Tensor
-    samples: int
+    samples: tuple[int, ...]
+    wanted: int
     dtype: torch.dtype
 
 
@@ -172,14 +179,17 @@ def _shaken(
         raise BadOption(f"expected at least one sample; got {samples}.")
     if noise < 0:
         raise BadOption(f"expected noise as a share of the range from 0 up, such as 0.15; got {noise:g}.")
+    passes = size(x) * samples
+    afford(passes, f"gradients under noise with {samples:,} samples", backwards=passes, stops=True)
     places = _activations(model, x, wrt)
-    rows = []
+    moments, sigmas = [], []
     for i in track(range(size(x)), "noisy gradients"):
-        sigma = noise * _range(model, places[i], wrt)
+        sigmas.append(noise * _range(model, places[i], wrt))
         row, wanted = take(x, slice(i, i + 1)), target.row(i)
-        rows.append((*_moments(model, row, wanted, wrt, places[i], sigma, samples, seed, of), torch.tensor(sigma)))
-    mean, variance, sigmas = (torch.stack(part) for part in zip(*rows, strict=True))
-    return _Shaken(mean, variance, sigmas, samples, places.dtype)
+        with fair_share(size(x) - i):
+            moments.append(_moments(model, row, wanted, wrt, places[i], sigmas[-1], samples, seed, of))
+    mean, variance, done = zip(*moments, strict=True)
+    return _Shaken(torch.stack(mean), torch.stack(variance), torch.tensor(sigmas), done, samples, places.dtype)
 
 
 def _activations(model: Model, x: Batch, wrt: Site) -> Tensor:
@@ -205,36 +215,38 @@ def _moments(
     samples: int,
     seed: int,
     of: Callable[[Tensor], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Mean and variance for one input, in double precision."""
+) -> tuple[Tensor, Tensor, int]:
+    """Mean and variance for one input, in double precision, and of how many samples."""
+    found = Running()
+    for step in in_time(_noise(place, samples, seed)):
+        points = place + sigma * step
+        found.add(of(model.gradient(repeat(row, len(step)), target, wrt=wrt, edit={wrt: points}).slope.double()))
+    return found.mean, found.variance(unbiased=False), found.count
+
+
+def _noise(place: Tensor, samples: int, seed: int) -> Iterator[Tensor]:
+    """Normal noise for so many copies of a place, some of them at a time."""
     # A generator of its own for each input: otherwise the noise of one would depend on the others.
     generator = torch.Generator().manual_seed(seed)
-    mean, squares = (torch.zeros_like(place, dtype=torch.float64) for _ in range(2))
     for start in range(0, samples, _BLOCK):
-        count = min(_BLOCK, samples - start)
-        step = torch.randn((count, *place.shape), generator=generator, dtype=place.dtype).to(place.device)
-        points = place + sigma * step
-        found = of(model.gradient(repeat(row, count), target, wrt=wrt, edit={wrt: points}).slope.double())
-        # Merged block by block: the mean of squares minus the square of the mean would lose all digits.
-        apart = found.mean(0) - mean
-        mean += apart * count / (start + count)
-        squares += (found - found.mean(0)).square().sum(0) + apart.square() * start * count / (start + count)
-    return mean, squares / samples
+        shape = (min(_BLOCK, samples - start), *place.shape)
+        yield from torch.randn(shape, generator=generator, dtype=place.dtype).to(place.device).split(at_once(_BLOCK))
 
 
 def _averaged(shaken: _Shaken, target: Target, wrt: Site, noise: float, unit: str, *, signed: bool) -> Attribution:
-    samples = shaken.samples
-    error = (shaken.variance / max(samples - 1, 1)).sqrt()
+    samples = torch.tensor(shaken.samples).view(-1, *[1] * (shaken.mean.ndim - 1)).to(shaken.mean)
+    error, least = (shaken.variance / (samples - 1).clamp(min=1)).sqrt(), min(shaken.samples)
     return Attribution(
         values=shaken.mean.to(shaken.dtype),
         target=str(target),
         wrt=str(wrt),
         unit=unit,
         signed=signed,
-        extra={"standard_error": error.to(shaken.dtype)} if samples > 1 else {},
+        extra={"standard_error": error.to(shaken.dtype)} if least > 1 else {},
         checks={
             "sigma": _noise_sentence(shaken.sigma, noise),
-            "error": _error_sentence(shaken.mean, error, samples),
+            "error": _error_sentence(shaken.mean, error, least),
+            **cut_short(shaken.samples, shaken.wanted, "samples"),
         },
     )
 

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cutaway.attribution.taken import Taken, left_out
 from cutaway.core.batch import Batch, join, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, at_once, fair_share, in_time
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, neutral
@@ -58,7 +59,7 @@ def occlusion(
             each line ends at the border.
         parts: How many windows go side by side along the shorter side of an image, where `window` is not given.
         fill: What is put in the place; at a layer, `neutral` is 0, and `mean` is the unit's mean over its positions.
-        seed: Draws a random fill; the same for each input.
+        seed: Draws a random fill, the same for each input, and the order in which pieces are taken away.
 
     Returns:
         Falls in the target's unit: one for each pixel (n, 1, h, w), column or token; at a layer, a unit's value stands
@@ -80,15 +81,16 @@ def occlusion(
         else:
             pieces = _entries(model, row, wrt, score, fill, seed)
         if i == 0:
-            afford((pieces.number + 2) * size(x), f"occlusion of {pieces.noun}")
-        found.append(_falls(pieces, i, size(x)))
+            afford((pieces.number + 2) * size(x), f"occlusion of {pieces.noun}", stops=True)
+        with fair_share(size(x) - i):
+            found.append(_falls(pieces, i, size(x), seed))
     return Attribution(
         values=join([f.values for f in found]),
         target=str(target),
         wrt=str(wrt),
         unit="target",
         score=torch.stack([f.score for f in found]),
-        checks=_checks(found, fill),
+        checks=_checks(found, fill) | left_out([f.taken for f in found], "pieces"),
     )
 
 
@@ -99,8 +101,8 @@ class _Pieces(NamedTuple):
     noun: str
     nothing_gone: Tensor
     all_gone: Tensor
-    without: Callable[[slice], Tensor]
-    lay_out: Callable[[Tensor], Tensor]
+    without: Callable[[Sequence[int]], Tensor]
+    lay_out: Callable[[Taken], Tensor]
 
 
 class _Falls(NamedTuple):
@@ -109,18 +111,28 @@ class _Falls(NamedTuple):
     values: Tensor
     score: Tensor
     all_gone: Tensor
-    largest: Tensor
+    taken: Taken
     noun: str
 
+    @property
+    def largest(self) -> Tensor:
+        """The largest change that a piece makes."""
+        return self.taken.known.abs().max()
 
-def _falls(pieces: _Pieces, done: int, total: int) -> _Falls:
-    score, without = pieces.nothing_gone[0], []
-    for start in range(0, pieces.number, _TOGETHER):
-        report("occlusion", done * pieces.number + start, total * pieces.number)
-        without.append(pieces.without(slice(start, min(start + _TOGETHER, pieces.number))))
+
+def _falls(pieces: _Pieces, done: int, total: int, seed: int) -> _Falls:
+    score = pieces.nothing_gone[0]
+    falls = score.new_zeros(pieces.number)
+    asked = torch.zeros_like(falls, dtype=torch.bool)
+    # In random order, so that those that were taken away say something of the others.
+    order = torch.randperm(pieces.number, generator=torch.Generator().manual_seed(seed))
+    for some in in_time(order.split(at_once(_TOGETHER))):
+        report("occlusion", done * pieces.number + int(asked.sum()), total * pieces.number)
+        falls[some] = score - pieces.without(some.tolist())
+        asked[some] = True
     report("occlusion", (done + 1) * pieces.number, total * pieces.number)
-    falls = score - torch.cat(without)
-    return _Falls(pieces.lay_out(falls), score, pieces.all_gone[0], falls.abs().max(), pieces.noun)
+    taken = Taken(falls, asked)
+    return _Falls(pieces.lay_out(taken), score, pieces.all_gone[0], taken, pieces.noun)
 
 
 def _scorer(model: Model, row: Batch, at: Site, target: Target) -> Callable[[Tensor], Tensor]:
@@ -154,14 +166,17 @@ def _windows(
     side, tops, lefts = _lattice(image.shape[2], image.shape[3], window, stride, parts)
     corners = [(top, left) for top in tops for left in lefts]
 
-    def without(rows: slice) -> Tensor:
-        boxes = [gone[:, :, top : top + side, left : left + side] for top, left in corners[rows]]
-        return score(Patched(image, torch.cat(boxes), *zip(*corners[rows], strict=True)))
+    def without(some: Sequence[int]) -> Tensor:
+        chosen = [corners[k] for k in some]
+        boxes = [gone[:, :, top : top + side, left : left + side] for top, left in chosen]
+        return score(Patched(image, torch.cat(boxes), *zip(*chosen, strict=True)))
 
-    def lay_out(falls: Tensor) -> Tensor:
+    def lay_out(taken: Taken) -> Tensor:
         down, across = _covers(tops, side, image.shape[2]), _covers(lefts, side, image.shape[3])
-        sums = down.T @ falls.double().cpu().view(len(tops), len(lefts)) @ across
-        return (sums / torch.outer(down.sum(0), across.sum(0)))[None, None].to(falls)
+        falls, asked = (part.double().cpu().view(len(tops), len(lefts)) for part in taken)
+        number = down.T @ asked @ across
+        means = (down.T @ falls @ across) / number.clamp(min=1)
+        return torch.where(number > 0, means, taken.known.double().mean().cpu())[None, None].to(taken.falls)
 
     noun = f"{len(corners)} windows of {side} × {side} pixels"
     return _Pieces(len(corners), noun, score(image), score(gone), without, lay_out)
@@ -207,14 +222,14 @@ def _entries(model: Model, row: Batch, wrt: Site, score: Callable[[Tensor], Tens
     gone = _without_all(model, row, act, axis, wrt, fill, seed)
     nothing = act.index_copy(axis, players, gone.index_select(axis, players))
 
-    def without(rows: slice) -> Tensor:
-        variants = act.repeat(len(players[rows]), *[1] * (act.ndim - 1))
-        for variant, player in zip(variants, players[rows].tolist(), strict=True):
+    def without(some: Sequence[int]) -> Tensor:
+        variants = act.repeat(len(some), *[1] * (act.ndim - 1))
+        for variant, player in zip(variants, players[some].tolist(), strict=True):
             variant.select(axis - 1, player).copy_(gone[0].select(axis - 1, player))
         return score(variants)
 
-    def lay_out(falls: Tensor) -> Tensor:
-        every = falls.new_zeros(act.shape[axis]).index_copy_(0, players, falls)
+    def lay_out(taken: Taken) -> Tensor:
+        every = taken.falls.new_zeros(act.shape[axis]).index_copy_(0, players, taken.every)
         if tokens:
             return every[None]
         return every.view(-1, *[1] * (act.ndim - 1 - axis)).expand_as(act)[index].clone()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cutaway.core.batch import Batch, repeat, size, take
+from cutaway.core.budget import afford, cut_short, fair_share, in_time, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption
 from cutaway.core.fill import Fill, zero
@@ -66,22 +67,30 @@ def integrated_gradients(
     adaptively, since for a ReLU network the integrand jumps.
     """
     _check(baseline, tol, max_steps, samples)
+    passes = size(x) * samples * max_steps
+    afford(passes, f"integrated_gradients in up to {max_steps:,} steps", backwards=passes, stops=True)
     paths: list[_Path] = []
     for i in range(size(x)):
         row, generator = take(x, slice(i, i + 1)), torch.Generator().manual_seed(seed)
         ends = path_ends(model, row, wrt, baseline.row(i, size(x)), samples, generator)
         slopes = slopes_at(model, row, target.row(i), wrt)
-        for begin in ends[1:]:
-            tell = _teller(len(paths), size(x) * samples, max_steps)
-            paths.append(_integrated(slopes, begin, ends[0], tol, max_steps, tell))
-            tell(max_steps)
-    return _result(
-        [_averaged(paths[i : i + samples]) for i in range(0, len(paths), samples)], target, wrt, baseline, tol
-    )
+        draws: list[_Path] = []
+        with fair_share(size(x) - i):
+            for begin in in_time(ends[1:], least=2):
+                tell = _teller(i * samples + len(draws), size(x) * samples, max_steps)
+                with fair_share(samples - len(draws)):
+                    draws.append(_integrated(slopes, begin, ends[0], tol, max_steps, tell))
+                tell(max_steps)
+        paths.append(_averaged(draws, (samples - len(draws)) * max_steps))
+    return _result(paths, target, wrt, baseline, tol)
 
 
 class _Path(NamedTuple):
-    """One integral: contributions in double precision, and what is known of their error."""
+    """One integral: contributions in double precision, and what is known of their error.
+
+    Attributes:
+        wanted: Steps that there could have been, had there been time for them.
+    """
 
     values: Tensor
     dtype: torch.dtype
@@ -89,6 +98,7 @@ class _Path(NamedTuple):
     change: float
     residual: float
     steps: int
+    wanted: int
     rule: str
     unmoved: float
     spread: Tensor | None = None
@@ -165,7 +175,11 @@ def _integrated(
     line, found = Line(), []
     # In double precision: single precision loses the digits that the residual is made of.
     start, step = begin.double(), end.double() - begin.double()
+    wanted = 0
     while len(at := line.wanted(max_steps - len(line))):
+        if len(line) and time_is_up():
+            wanted = max_steps
+            break
         tell(len(line))
         weight = at.to(step).view(-1, *[1] * end.ndim)
         score, slope = slopes(torch.lerp(start[None], end.double()[None], weight).to(end))
@@ -179,17 +193,23 @@ def _integrated(
         integral += weight * slope.double()
     last = float(line.value[line.at.argmax()])
     unmoved = float((step == 0).double().mean())
-    return _Path(integral * step, end.dtype, last, line.change, estimate.residual, len(line), estimate.rule, unmoved)
+    steps = len(line)
+    known = (last, line.change, estimate.residual, steps, max(wanted, steps), estimate.rule, unmoved)
+    return _Path(integral * step, end.dtype, *known)
 
 
-def _averaged(draws: list[_Path]) -> _Path:
-    """The mean over draws of the baseline; the residual stays a bound on the gap."""
+def _averaged(draws: list[_Path], left: int) -> _Path:
+    """The mean over draws of the baseline, for others of which `left` steps had no time.
+
+    The residual stays a bound on the gap.
+    """
+    steps, wanted = sum(path.steps for path in draws), sum(path.wanted for path in draws) + left
     if len(draws) == 1:
-        return draws[0]
+        return draws[0]._replace(wanted=wanted)
     values = torch.stack([path.values for path in draws])
     mean = {name: sum(getattr(p, name) for p in draws) / len(draws) for name in ("change", "residual", "unmoved")}
     spread = values.std(0) / len(draws) ** 0.5
-    return draws[0]._replace(values=values.mean(0), steps=sum(p.steps for p in draws), spread=spread, **mean)
+    return draws[0]._replace(values=values.mean(0), steps=steps, wanted=wanted, spread=spread, **mean)
 
 
 def _result(paths: list[_Path], target: Target, wrt: Site, baseline: Fill, tol: float) -> Attribution:
@@ -201,6 +221,9 @@ def _result(paths: list[_Path], target: Target, wrt: Site, baseline: Fill, tol: 
     if paths[0].spread is not None:
         extra["standard_error"] = torch.stack([p.spread for p in paths if p.spread is not None]).to(paths[0].dtype)
     checks = _completeness(paths, gap, change, residual, tol) | _blindness(paths, baseline)
+    checks |= cut_short(
+        [p.steps for p in paths], [p.wanted for p in paths], "gradients", "The residual bounds what that left open."
+    )
     return Attribution(
         values=values.to(paths[0].dtype),
         target=str(target),

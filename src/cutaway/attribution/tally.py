@@ -51,10 +51,15 @@ class Shown:
 
 
 class _Fit(NamedTuple):
-    """Scores taken apart: `known @ cells`, whose covariance with a pixel is known, and `rest`, whose is estimated."""
+    """Scores taken apart: `known @ cells`, whose covariance with a pixel is known, and `rest`, whose is estimated.
+
+    A fit to few masks leaves less of their scores than of others'. `outside` is what a fit without the mask would leave
+    of its score, from which the noise is known.
+    """
 
     known: Float[Tensor, "cells cells"]
     rest: Float[Tensor, "m"]
+    outside: Float[Tensor, "m"]
     scale: float
 
 
@@ -72,13 +77,15 @@ class Tally:
         known = torch.zeros(cells.shape[1], dtype=torch.float64)
         shape, keep = [len(reach) for reach in self.shown.reach], self.shown.masks.keep
         if self.estimate == "paper":
-            return _Fit(known.view(shape), scores, 1 / (len(scores) * keep))
-        rest = scores - scores.mean()
+            return _Fit(known.view(shape), scores, scores, 1 / (len(scores) * keep))
+        rest, own = scores - scores.mean(), torch.zeros_like(scores)
         if self.estimate == "adjusted":
             ridge = torch.diag(_RIDGE * len(scores) * self.shown.variance)
-            known = torch.linalg.solve(cells.T @ cells + ridge, cells.T @ rest)
+            pull = torch.linalg.solve(cells.T @ cells + ridge, cells.T)  # from scores to the fit
+            known, own = pull @ rest, (cells.T * pull).sum(0)
             rest = rest - cells @ known
-        return _Fit(known.view(shape), rest - rest.mean(), 1 / ((len(scores) - 1) * keep))
+        rest = rest - rest.mean()
+        return _Fit(known.view(shape), rest, rest / (1 - own), 1 / ((len(scores) - 1) * keep))
 
     def coarse(self, which: slice) -> Float[Tensor, "a b"]:
         """The map from some of the masks, on the coarse grid."""
@@ -93,9 +100,9 @@ class Tally:
         squares: Tensor | float = 0.0
         for start in range(0, n, _TOGETHER):
             masks = self.shown.masks[start : min(start + _TOGETHER, n)].double()
-            rest = fit.rest[start : start + _TOGETHER]
-            total = total + _weighted(rest, masks)
-            squares = squares + _weighted(rest**2, (masks - centre) ** 2)
+            some = slice(start, start + _TOGETHER)
+            total = total + _weighted(fit.rest[some], masks)
+            squares = squares + _weighted(fit.outside[some] ** 2, (masks - centre) ** 2)
         spread = squares / n / keep**2 - (total / n / keep) ** 2
         assert isinstance(total, Tensor)
         assert isinstance(spread, Tensor)

@@ -15,6 +15,7 @@ from cutaway.cli.progress import bars
 from cutaway.core.budget import FORWARDS, limits
 from cutaway.core.model import Model
 from cutaway.core.result import Result, Table
+from cutaway.evaluation.trust_table import NOT_EXAMINED, NOT_TESTED
 from cutaway.plot import png, png_bytes
 from cutaway.plot.style import number
 from cutaway.report import write
@@ -99,8 +100,11 @@ def tell(result: Result, console: Console) -> None:
     least = console.measure(drawn, options=room)
     console.print(drawn, width=max(console.width, least.minimum) if console.is_terminal else least.maximum, crop=False)
     names = [row[0] for row in result.rows]
+    said: dict[str, list[str]] = {}
     for name in names:
-        console.print(f"[bold]{name}[/bold]", result.checks[name], highlight=False, soft_wrap=True)
+        said.setdefault(result.checks[name], []).append(name)
+    for sentence, same in said.items():
+        console.print(f"[bold]{', '.join(same)}[/bold]", sentence, highlight=False, soft_wrap=True)
     for name, check in result.checks.items():
         if name not in names:
             console.print(Text(f"{name.replace('_', ' ')}: {check}", style="dim"), soft_wrap=True)
@@ -110,13 +114,13 @@ def tell(result: Result, console: Console) -> None:
 
 def _drawn(result: Table, *, intervals: bool) -> Drawn:
     drawn = Drawn(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    rows = [[_cell(value) if intervals else _INTERVAL.sub("", _cell(value)) for value in row] for row in result.rows]
+    examined = [row for row in result.rows if row[1] not in (NOT_EXAMINED, NOT_TESTED)] or result.rows
+    rows = [[_cell(value) if intervals else _INTERVAL.sub("", _cell(value)) for value in row] for row in examined]
     for name, *texts in zip(result.columns, *rows, strict=True):
         side: Literal["left", "right"] = "right" if name in _NUMBERS else "left"
         drawn.add_column(name, justify=side, min_width=max(map(len, [*texts, *name.split()])))
-    for row, texts in zip(result.rows, rows, strict=True):
-        status = getattr(result.checks.get(row[0]), "status", "")
-        colour = "" if row[1] == "not examined" else _COLOURS.get(status, "")
+    for row, texts in zip(examined, rows, strict=True):
+        colour = _COLOURS.get(getattr(result.checks.get(row[0]), "status", ""), "")
         drawn.add_row(*(Text(text, style=colour if k == 1 else "") for k, text in enumerate(texts)))
     return drawn
 

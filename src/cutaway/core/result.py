@@ -189,8 +189,8 @@ class Attribution(Result):
         texts: The original texts, where the input came as text.
         offsets: Where each piece begins and ends in its text; (0, 0) for special pieces. Empty where unknown.
         players: The names of what was switched on and off together, for each input, where there was such a thing;
-            `extra["player"]` has the number of the player that owns each entry (-1: nobody), and `extra["whole"]` that
-            player's value, of which `values` has equal parts on its entries.
+            `extra["player"]` has the number of the player that owns each entry (-1: nobody). Where `values` has equal
+            parts of that player's value on its entries, `extra["whole"]` has the whole of it.
         signed: False where only the size of a value has a meaning.
         extra: Further tensors of the method, by name (a standard error, masks kept).
     """

@@ -163,8 +163,8 @@ def _checks(names: list[str], pairs: Tensor, mean: Tensor) -> dict[str, Check]:
         least, most = float(mean[a, b]), float(mean[c, d])
         what = "agree" if least >= _HIGH else "agree in part" if least >= _LOW else "tell different stories"
         over = f", on average over {pairs.shape[2]} inputs" if pairs.shape[2] > 1 else ""
-        text = f"The methods {what}: rank correlations are between {least:.2f} ({names[a]} and {names[b]})"
-        text += f" and {most:.2f} ({names[c]} and {names[d]}){over}."
+        ends = span((least, names[a], names[b]), (most, names[c], names[d]))
+        text = f"The methods {what}, with a rank correlation {ends}{over}."
         checks["verdict"] = Check(text, "ok" if least >= _HIGH else "note" if least >= _LOW else "warn", least)
     if flat:
         text = f"For {flat} inputs a map has one value everywhere and no order; its pairs were left out there."
@@ -173,6 +173,14 @@ def _checks(names: list[str], pairs: Tensor, mean: Tensor) -> dict[str, Check]:
         text = f"{pairs.shape[2]} inputs are too few for intervals that can be relied on."
         checks["few"] = Check(text, "note", pairs.shape[2])
     return checks
+
+
+def span(least: tuple[float, str, str], most: tuple[float, str, str]) -> str:
+    """From which correlation to which, and of which two each; as one number where both round alike."""
+    low, high = (f"{round(value, 2) + 0.0:.2f}" for value, *_ in (least, most))
+    if low == high:
+        return f"of {low}"
+    return f"between {low} ({least[1]} and {least[2]}) and {high} ({most[1]} and {most[2]})"
 
 
 def _constant(names: list[str], flat: Float[Tensor, "k n entries"]) -> dict[str, Check]:

@@ -1,6 +1,6 @@
 """Do the values foretell by how much the answer changes? For sets of n entries, and for noise on all entries."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,7 +15,7 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Curve, Scores
 from cutaway.core.site import INPUT
-from cutaway.core.target import Target
+from cutaway.core.target import Target, logit, prob
 from cutaway.evaluation.memory import remembered, reuse
 from cutaway.evaluation.orders import control_scores, explained, over_input
 from cutaway.evaluation.paired import CHANCE, interval, standing
@@ -93,14 +93,17 @@ def _correlations(
     generator = torch.Generator().manual_seed(seed)
     gone = torch.cat([_sets(subject.players, n, samples, generator) for n in counts.tolist()])
 
-    def fallen() -> Float[Tensor, " m"]:
-        return _falls(subject, subject.filled(fill, seed), gone)
+    kin = _of_one_class(subject)
+    names = tuple(map(str, kin))
 
-    about = ("sensitivity", str(subject.target), fill.text, tuple(counts.tolist()), subject.players, samples, seed)
+    def fallen() -> Float[Tensor, "kin m"]:
+        return _falls(subject, kin, subject.filled(fill, seed), gone)
+
+    about = ("sensitivity", names, fill.text, tuple(counts.tolist()), subject.players, samples, seed)
     # A fill of the user's own has no text that tells it from another.
     given = fill.text.startswith("given")
     falls, known = (fallen(), False) if given else remembered(subject.model, subject.row, about, fallen)
-    falls = falls.view(len(counts), samples)
+    falls = falls[names.index(str(subject.target))].view(len(counts), samples)
     sums = subject.pooled(values) * subject.ids[subject.ids >= 0].bincount(minlength=subject.players)
     told = {_MAP: sums}
     told |= {f"shuffled {k}": sums[torch.randperm(len(sums), generator=generator)] for k in range(_MAPS)}
@@ -123,10 +126,21 @@ def _sets(players: int, n: int, samples: int, generator: torch.Generator) -> Boo
     return order < n
 
 
-def _falls(subject: Subject, filled: Tensor, gone: Bool[Tensor, "m players"]) -> Float[Tensor, " m"]:
+def _of_one_class(subject: Subject) -> list[Target]:
+    """A class's logit and its probability, where the target is one of them: maps of either share their forwards."""
+    classes = subject.target.classes
+    both = (
+        [kind(classes[0]) for kind in (logit, prob)] if len(classes) == 1 and subject.model.scores == "logits" else []
+    )
+    return both if str(subject.target) in map(str, both) else [subject.target]
+
+
+def _falls(
+    subject: Subject, targets: Sequence[Target], filled: Tensor, gone: Bool[Tensor, "m players"]
+) -> Float[Tensor, "targets m"]:
     different, which = gone.unique(dim=0, return_inverse=True)  # of one region, many sets are drawn twice
-    after = torch.cat([subject.watched(subject.without(part, filled)) for part in different.split(_AT_ONCE)])
-    return (subject.watched(subject.value)[0] - after)[which]
+    after = [subject.seen(subject.without(part, filled), targets) for part in different.split(_AT_ONCE)]
+    return (subject.seen(subject.value, targets) - torch.cat(after, 1))[:, which]
 
 
 def _curve(found: dict[str, Float[Tensor, "n points"]], counts: Tensor, words: str) -> Curve:

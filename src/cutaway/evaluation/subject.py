@@ -86,10 +86,20 @@ class Subject(NamedTuple):
 
     def watched(self, values: Float[Tensor, "m ..."]) -> Float[Tensor, " m"]:
         """The target on replaced inputs."""
-        trace = self.model.run(repeat(self.row, len(values)), read=self.target.sites, edit={INPUT: values})
-        found = self.target(trace).double().cpu().expand(len(values))
-        if not torch.isfinite(found).all():
-            raise NotPossible(f"{self.target} is not finite for an input with replaced pieces; try another fill.")
+        return self.seen(values, [self.target])[0]
+
+    def seen(self, values: Float[Tensor, "m ..."], targets: Sequence[Target]) -> Float[Tensor, "targets m"]:
+        """Several targets on replaced inputs, from the same forwards.
+
+        Raises:
+            NotPossible: One is not finite there.
+        """
+        sites = list(dict.fromkeys(site for target in targets for site in target.sites))
+        trace = self.model.run(repeat(self.row, len(values)), read=sites, edit={INPUT: values})
+        found = torch.stack([target(trace).double().cpu().expand(len(values)) for target in targets])
+        for target, one in zip(targets, found, strict=True):
+            if not torch.isfinite(one).all():
+                raise NotPossible(f"{target} is not finite for an input with replaced pieces; try another fill.")
         return found
 
     def curves(

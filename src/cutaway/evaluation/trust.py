@@ -11,7 +11,8 @@ from cutaway.core.method import method
 from cutaway.core.model import Model
 from cutaway.core.result import Table
 from cutaway.core.target import Target
-from cutaway.evaluation.trust_cases import Plan, cases_of, examine
+from cutaway.evaluation.trust_cases import Plan, cases_of
+from cutaway.evaluation.trust_schedule import examine
 from cutaway.evaluation.trust_table import table_of
 from cutaway.evaluation.trust_tests import chosen_tests, methods_of
 
@@ -51,8 +52,8 @@ def trust(
             stability, sensitivity_n.
         region: What maps should point at: a mask (n, height, width), or boxes "x0,y0,x1,y1" in pixels, with ";"
             between inputs and "+" between boxes of one. None takes the masks of the examples.
-        budget: Seconds; none for as long as it takes. The tests that tell most come first; those that there is no time
-            for are named.
+        budget: Seconds; none for as long as it takes. The tests that tell most come first; tests and maps that there
+            is no time for are named, and maps that it cut short.
         rough: Run every method and test in its quick form.
         seed: Of all random choices.
 

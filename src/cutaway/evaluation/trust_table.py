@@ -1,6 +1,7 @@
 """The verdicts as one table: methods down, evidence across, the most trustworthy first."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -11,16 +12,20 @@ from cutaway.core.batch import Batch
 from cutaway.core.checks import Check, shortest
 from cutaway.core.model import Model
 from cutaway.core.result import Table
+from cutaway.evaluation.agreement import span
 from cutaway.evaluation.orders import over_input
 from cutaway.evaluation.paired import ENOUGH
+from cutaway.evaluation.trust_cases import NO_TIME as UNMADE
 from cutaway.evaluation.trust_cases import Case
 from cutaway.evaluation.trust_tests import Test
 from cutaway.evaluation.trust_words import ORDER, WORDS, Figure, figure, sentence
 from cutaway.maths.statistics import spearman
 
 MARKS = {"ok": "✓", "note": "•", "warn": "!", "fail": "✕"}
+_NAMED = 3  # maps that a sentence names, if there are no more
 COST = ("inputs", "forwards", "backwards", "seconds")
 NO_TIME, NO_MEANING = "no time", "–"
+NOT_EXAMINED, NOT_TESTED = "not examined", "not tested"
 
 
 def table_of(model: Model, x: Batch, cases: Sequence[Case], tests: Sequence[Test], budget: float, inputs: int) -> Table:
@@ -49,19 +54,26 @@ def table_of(model: Model, x: Batch, cases: Sequence[Case], tests: Sequence[Test
 
 
 def _place(case: Case, said: Check) -> tuple[float, ...]:
-    """Best verdicts first; among equals those that passed more, and by more; what was not examined last."""
-    if case.map is None:
-        return (len(ORDER), 0.0, 0.0)
+    """Best verdicts first; among equals those that passed more, and by more; last, what was not tested or not made."""
+    if case.map is None or _untested(case):
+        return (len(ORDER) + (case.map is None), 0.0, 0.0)
     passed = [result.checks["verdict"].status == "ok" for result in case.evidence.values()]
     leads = [figure(name, r).value for name, r in case.evidence.items() if name in ("insertion", "deletion")]
     return (ORDER.index(said.status), -sum(passed) / max(len(passed), 1), -sum(v for v in leads if not math.isnan(v)))
 
 
+def _untested(case: Case) -> bool:
+    """True if there was no time for any test."""
+    return bool(case.late) and not case.evidence
+
+
 def _row(case: Case, said: Check, shown: Sequence[Test], inputs: int) -> list[str | int | float]:
     if case.map is None:
-        return [case.name, "not examined", *[NO_MEANING] * len(shown), inputs, 0, 0, 0.0]
+        return [case.name, NOT_EXAMINED, *[NO_MEANING] * len(shown), inputs, 0, 0, 0.0]
     cost, cells = case.cost, [_cell(case, test) for test in shown]
-    verdict = f"{MARKS[said.status]} {WORDS[said.status]}"
+    soft = said.status in ("ok", "note")
+    verdict = f"{MARKS[said.status]} {'passed so far' if case.late and soft else WORDS[said.status]}"
+    verdict = NOT_TESTED if _untested(case) else verdict
     return [case.name, verdict, *cells, inputs, cost.forwards, cost.backwards, cost.seconds]
 
 
@@ -109,17 +121,34 @@ def _notes(cases: Sequence[Case], inputs: int) -> dict[str, Check]:
 
 
 def _left_out(cases: Sequence[Case], tests: Sequence[Test], budget: float) -> dict[str, Check]:
-    """What the budget did not allow."""
+    """What the budget did not allow: tests, maps, and whole maps."""
     late = {test.name: [case.name for case in cases if test.name in case.late] for test in tests}
-    parts = [f"{name} ({', '.join(names)})" for name, names in late.items() if names]
-    unmade = [case.name for case in cases if case.map is None and case.why_none == "there was no time left"]
-    parts += [f"every test of {', '.join(unmade)}"] if unmade else []
-    if not parts:
+    made = sum(case.map is not None for case in cases)
+    parts = [f"{name} ({_which(names, made)})" for name, names in late.items() if names]
+    said = [f"Tests left out: {'; '.join(parts)}"] if parts else []
+    unmade = [case.name for case in cases if case.map is None and case.why_none == UNMADE]
+    said += [f"Not examined, {len(unmade)} of {len(cases)} methods: {', '.join(unmade)}"] if unmade else []
+    hurried = [case for case in cases if case.hurried]
+    for how in dict.fromkeys(case.hurried for case in hurried):
+        maps = [f"{case.name}{_how_far(case)}" for case in hurried if case.hurried == how]
+        said.append(f"Maps {how}: {', '.join(maps)}")
+    if not said:
         return {}
-    text = (
-        f"The budget of {shortest(budget)} s left these tests out: {'; '.join(parts)}. What was done first tells most."
-    )
-    return {"partial": Check(text, "warn", sum(map(len, late.values())) + len(unmade))}
+    text = f"The budget of {shortest(budget)} s was not enough. {'. '.join(said)}. What was done first tells most."
+    return {"partial": Check(text, "warn", sum(map(len, late.values())) + len(unmade) + len(hurried))}
+
+
+def _which(names: Sequence[str], of: int) -> str:
+    """Which maps, if they are few; else how many."""
+    if len(names) == of:
+        return "all maps"
+    return ", ".join(names) if len(names) <= _NAMED else f"{len(names)} of {of} maps"
+
+
+def _how_far(case: Case) -> str:
+    """How many of its steps a map has that was cut short: " (57 of up to 256 gradients)"."""
+    found = re.search(r"after (.+? of up to \S+ \w+)", case.map.checks.get("partial", "")) if case.map else None
+    return f" ({found[1]})" if found else ""
 
 
 def _agreement(model: Model, x: Batch, cases: Sequence[Case]) -> dict[str, Check]:
@@ -137,9 +166,9 @@ def _agreement(model: Model, x: Batch, cases: Sequence[Case]) -> dict[str, Check
     pairs = sorted(pair for pair in pairs if not math.isnan(pair[0]))
     if not pairs:
         return {}
-    least, most = pairs[0], pairs[-1]
+    between = span(pairs[0], pairs[-1])
     text = (
-        f"The sizes of two maps have a rank correlation between {least[0]:.2f} ({least[1]} and {least[2]}) and "
-        f"{most[0]:.2f} ({most[1]} and {most[2]}): where they disagree, a conclusion from one is about the method, too."
+        f"The sizes of two maps have a rank correlation {between}: where they disagree, a conclusion from one is about "
+        "the method, too."
     )
-    return {"agreement": Check(text, "note", least[0])}
+    return {"agreement": Check(text, "note", pairs[0][0])}

@@ -4,6 +4,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cutaway.core.budget import BACKWARD
 from cutaway.core.catalogue import Method, catalogue, find
 from cutaway.core.checks import Status
 from cutaway.core.errors import BadOption, NotPossible
@@ -57,7 +58,7 @@ class Test(NamedTuple):
 
 def effort_of(cost: Cost) -> float:
     """Work in forwards: a backward pass is about two."""
-    return cost.forwards + 2.0 * cost.backwards
+    return cost.forwards + BACKWARD * cost.backwards
 
 
 def _said(ok: str, note: str, warn: str, fail: str) -> Mapping[Status, str]:

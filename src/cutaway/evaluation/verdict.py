@@ -149,7 +149,7 @@ def _range(found: Measured) -> dict[str, Check]:
         f"Replacing everything by {' or '.join(map(repr, flat))} hardly changes {found.watched}, so there the curves "
         "say little, and do not count."
     )
-    return {"range": Check(text, "warn")}
+    return {"range": Check(text, "warn", len(flat) / len(found.own))}
 
 
 def _idle(found: Measured) -> list[str]:

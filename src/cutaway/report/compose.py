@@ -17,7 +17,8 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Attribution, Pictures
 from cutaway.core.target import Target, TargetLike
-from cutaway.evaluation.trust_cases import Plan, cases_of, examine
+from cutaway.evaluation.trust_cases import Plan, cases_of
+from cutaway.evaluation.trust_schedule import examine
 from cutaway.evaluation.trust_table import table_of
 from cutaway.evaluation.trust_tests import chosen_tests, methods_of
 from cutaway.evaluation.trust_words import sentence
