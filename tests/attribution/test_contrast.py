@@ -15,6 +15,7 @@ from cutaway.attribution.contrast import move_contrast
 from cutaway.attribution.games import InARow, game_of
 from cutaway.attribution.refutation import because, better
 from cutaway.attribution.search import Solver, grow
+from cutaway.core.budget import limits
 from cutaway.core.errors import BadOption, BadShape, NotPossible, UnknownName
 from cutaway.core.method import catalogue
 from cutaway.core.model import Model
@@ -233,7 +234,7 @@ def test_a_tree_that_grew_to_the_end_agrees_with_the_full_search():
         return [([1 / len(TIC.legal(s))] * len(TIC.legal(s)), 0.0) for s in states]
 
     for state in random.Random(1).sample(sorted(positions(TIC)), 60):
-        (found,) = grow(TIC, [state], ignorant, 400, lambda n: None)
+        (found,) = grow(TIC, [state], ignorant, 400, lambda n: None).found
         if found.proved:
             proved += 1
             exact = solver.found(state)
@@ -331,7 +332,7 @@ def test_what_the_tree_proves_in_few_moves_is_confirmed_by_alpha_beta(net):
         if game.outcome(state) is None:
             states.append(state)
     confirmed = 0
-    for state, found in zip(states, grow(game, states, network, 200, lambda n: None), strict=True):
+    for state, found in zip(states, grow(game, states, network, 200, lambda n: None).found, strict=True):
         if found.proved and found.value and found.end <= 3:
             assert forced(judge, judge.board(game.show(state)), found.end) == found.value
             confirmed += 1
@@ -354,6 +355,21 @@ def test_more_evaluations_than_needed_are_not_spent(net):
     result = move_contrast(net, x, 'logit("c2") - logit("c6")', evaluations=10_000)
     assert result.provenance.cost.forwards < 20
     assert result.checks["because"] == "Playing c2 is no better than c6: either wins at once."
+
+
+def test_a_search_that_time_cuts_short_gives_estimates_and_says_so():
+    model = ct.load("tic-tac-toe")
+    x = torch.cat([ct.data(f"moves:{m}", space=model.space).x for m in ("b2", "a1 b2")])
+    with limits(seconds=1e-6):
+        short = move_contrast(model, x, alternatives=2, evaluations=300)
+    assert short.checks["partial"].value == 1
+    assert "1 of up to 300 evaluations after each move" in short.checks["partial"]
+    assert "estimates, not proved" in short.checks["search"]
+    assert short.provenance.cost.forwards < 20
+    assert all(-1 <= value <= 1 for row in short.rows for value in row[3:5])
+    assert "partial" not in move_contrast(model, x, alternatives=2).checks
+    with limits(seconds=1e-6), pytest.raises(NotPossible, match="for a full search in the time that is left"):
+        move_contrast(model, x, search="full")
 
 
 @needs_net

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import cutaway as ct
 from cutaway.attribution.agglomeration import Growth, agglomerative_decomposition, neighbours
 from cutaway.attribution.decomposition import contextual_decomposition, decomposition_interaction
+from cutaway.core.budget import limits
 from cutaway.core.decomposed.tensor import How
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.features import Features, grid, of_ids
@@ -355,6 +356,51 @@ def test_a_transformer_with_its_library_is_decomposed():
     )
     assert score["great"] > 0
     assert score["heartfelt"] > 0
+
+
+def test_players_that_time_leaves_out_share_what_they_have_together():
+    model = tiny_model("conv")
+    x = inputs_for(model, 1)
+    with limits(seconds=1e-6):
+        short = contextual_decomposition(model, x, 1, features="cells:5")
+    full = contextual_decomposition(model, x, 1, features="cells:5")
+    whole = short.extra["whole"]
+    alone = (whole - full.extra["whole"]).abs() < 1e-12
+    left = short.extra["player"][~alone].unique()
+    assert len(left) == 25 - 8
+    rest = contextual_decomposition(model, x, 1, features="cells:5", group=",".join(map(str, left.tolist())))
+    assert_close(whole[~alone], rest.extra["whole"][~alone] / 17, rtol=0, atol=1e-12)
+    assert "8 of up to 25 players" in short.checks["partial"]
+    assert short.checks["law"].status == "ok"
+
+
+def test_pairs_that_time_leaves_out_are_undefined_and_those_with_most_alone_come_first():
+    model = tiny_model("conv")
+    x = inputs_for(model, 1)
+    with limits(seconds=1e-6):
+        short = decomposition_interaction(model, x, 1, features="cells:3")
+    full = decomposition_interaction(model, x, 1, features="cells:3")
+    there = short.values.isfinite()
+    assert int(there.sum()) == 2 * 8
+    assert "8 of up to 36 pairs" in short.checks["partial"]
+    assert_close(short.values[there], full.values[there], rtol=0, atol=1e-12)
+    parts = contextual_decomposition(model, x, 1, features="cells:3", bias="rest").extra
+    alone = torch.stack([parts["whole"][parts["player"] == i][0] for i in range(9)]).abs()
+    pairs = alone[:, None] + alone
+    assert pairs[there].min() >= pairs[~there & ~torch.eye(9, dtype=torch.bool)].max()
+
+
+@pytest.mark.parametrize("features", ["cells:5", "scattered"])
+def test_a_tree_that_time_cuts_short_ends_in_one_group_of_all(features):
+    model = tiny_model("conv")
+    ids = torch.arange(16).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1)
+    players = torch.where(ids % 2 == 0, ids, -1) if features == "scattered" else features
+    with limits(seconds=1e-6):
+        tree = agglomerative_decomposition(model, inputs_for(model, 1), 1, features=players)
+    assert sorted(tree.members[-1]) == list(range(len(tree.names)))
+    assert tree.parents[-1] == -1
+    assert all(up > at or at == len(tree.parents) - 1 for at, up in enumerate(tree.parents))
+    assert "0 of up to" in tree.checks["partial"]
 
 
 def test_features_by_ids_are_taken():

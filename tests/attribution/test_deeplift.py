@@ -10,10 +10,12 @@ from torch.testing import assert_close
 
 import networks
 from cutaway.attribution.deeplift import deeplift
-from cutaway.attribution.differences.multipliers import logarithmic_mean, told_apart
+from cutaway.attribution.differences.multipliers import logarithmic_mean, slack, told_apart
+from cutaway.attribution.differences.winners import in_windows, windows_of
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fill import Fill
 from cutaway.core.model import Model
+from cutaway.core.operations import Call
 from cutaway.core.space import images, rows, tokens
 from cutaway.core.target import Target
 from cutaway.testing import nets
@@ -102,41 +104,87 @@ def test_a_rise_of_a_maximum_is_due_to_who_is_largest_and_a_fall_to_who_was():
     assert deeplift(model, x, 0, baseline=base).values.tolist() == [[-5, 0, 0]]
 
 
+POOLS = [
+    (F.max_pool1d, (1, 2, 40), (3,), {}),
+    (F.max_pool2d, (2, 3, 15, 17), (3, 2, 1), {}),
+    (F.max_pool2d, (2, 3, 15, 17), ((3, 2), (2, 1)), {"padding": (1, 0), "dilation": (2, 1)}),
+    (F.max_pool2d, (1, 2, 14, 13), (4, 3), {"padding": 2, "ceil_mode": True}),
+    (F.max_pool2d, (2, 14, 13), (2,), {}),
+    (F.max_pool3d, (1, 2, 6, 7, 5), (2,), {"stride": 1}),
+    (F.adaptive_max_pool1d, (1, 2, 17), (5,), {}),
+    (F.adaptive_max_pool2d, (1, 2, 11, 9), ((4, None),), {}),
+    (F.adaptive_max_pool2d, (2, 2, 7, 10), (3,), {}),
+]
+
+
+@pytest.mark.parametrize(("pool", "shape", "args", "options"), POOLS)
+def test_where_all_entries_differ_the_largest_of_each_window_is_the_one_that_pooling_takes(pool, shape, args, options):
+    generator = torch.Generator().manual_seed(0)
+    x, b = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    axes = int(pool.__name__[-2])
+    (y, at), (y0, at0) = (pool(t, *args, **options, return_indices=True) for t in (x, b))
+    call = Call(pool.__name__, "", pool, (x, *args), options)
+    found = in_windows(x, b, y, y0, windows_of(call, x.shape[-axes:], y.shape[-axes:]))
+    assert torch.equal(found[0], at)
+    assert torch.equal(found[1], at0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_last_digits_do_not_decide_which_entry_of_an_even_baseline_was_the_largest(dtype):
+def test_last_digits_do_not_decide_which_entry_was_the_largest(dtype):
     """Behind a convolution of an even picture all entries are equal up to rounding, which changes from run to run."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, 64, generator=generator, dtype=dtype).relu()
-    b = torch.rand(2, 3, 1, generator=generator, dtype=dtype).expand(2, 3, 64).clone()
+    x = torch.randn(1, 4, 51, 51, generator=generator).to(dtype).relu()
+    x[..., :20, :] = 0  # whole windows that are at 0 here as well
+    even = torch.rand(1, 4, 1, 1, generator=generator).to(dtype).expand(1, 4, 51, 51).clone()
+    even[..., :3, :] = torch.rand(4, 1, 1, generator=generator).to(dtype)  # borders, that a convolution pads
+    even[..., :, :3] = torch.rand(4, 1, 1, generator=generator).to(dtype)
     found = set()
-    for _ in range(20):
-        noise = 1 + 2 * torch.finfo(dtype).eps * torch.randn(b.shape, generator=generator, dtype=dtype)
-        places = [F.max_pool1d(t, 4, return_indices=True)[1] for t in told_apart(x, b * noise)]
+    for _ in range(50):
+        noise = 1 + 2 * torch.finfo(dtype).eps * torch.randn(2, *even.shape, generator=generator)
+        x_now, b_now = torch.stack([x, even]) * noise.to(dtype)
+        y, y0 = (F.max_pool2d(t, 3, 2, 1) for t in (x_now, b_now))
+        call = Call("max_pool2d", "", F.max_pool2d, (x, 3, 2, 1), {})
+        places = in_windows(x_now, b_now, y, y0, windows_of(call, (51, 51), y.shape[-2:]))
         found.add(tuple(torch.cat(places).flatten().tolist()))
     assert len(found) == 1
-    assert torch.equal(torch.stack(told_apart(x, x)).argmax(-1)[0], x.argmax(-1))
 
 
-def test_last_digits_of_the_inside_of_an_even_picture_do_not_decide_either():
-    """A convolution pads its borders, whose entries differ from what the inside has in common."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 4, 101, 101, generator=generator)
-    even = torch.full((1, 4, 101, 101), 0.7)
-    even[..., :3, :], even[..., :, :3] = 0.2, 0.4
-    found = set()
-    for _ in range(5):
-        noise = 1 + 2 * torch.finfo(x.dtype).eps * torch.randn(even.shape, generator=generator)
-        apart = told_apart(x.flatten(-2), (even * noise).flatten(-2))
-        places = [F.max_pool2d(t.view(x.shape), 3, 2, return_indices=True)[1] for t in apart]
-        found.add(tuple(torch.cat(places).flatten().tolist()))
-    assert len(found) == 1
+@pytest.mark.parametrize("seed", [0, 2])
+def test_last_digits_inside_a_network_move_the_values_by_last_digits(seed):
+    """A convolution's result at each position is off by a last digit, as another machine's or batch's would be."""
+
+    class Shaken(nets.ConvNet):
+        noise = None
+
+        def forward(self, x):
+            h = self.bn1(self.conv1(x))
+            h = self.pool(self.relu1(h if self.noise is None else h * self.noise))
+            return self.fc(F.avg_pool2d(self.relu2(self.conv2(h)), 2).flatten(1))
+
+    net = nets.seeded(Shaken, seed=seed, dtype=torch.float32)
+    model, x = Model(net, images(16)), torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    values = deeplift(model, x, 1).values
+    for draw in range(30):
+        generator = torch.Generator().manual_seed(draw)
+        net.noise = 1 + torch.finfo(x.dtype).eps * torch.randn(4, 16, 16, generator=generator)
+        shaken = deeplift(Model(net, images(16)), x, 1).values
+        assert (shaken - values).abs().max() < 1e-3 * values.abs().max()
+
+
+def test_the_first_of_entries_alike_in_both_answers_for_the_change():
+    x, b = torch.tensor([[[3.0, 5.0, 5.0, 5.0]]]), torch.tensor([[[9.0, 1.0, 2.0, 2.0]]])
+    y, y0 = torch.tensor([[5.0]]), torch.tensor([[9.0]])
+    here, there = x.movedim(-1, 0), b.movedim(-1, 0)
+    assert told_apart(here, there, y, slack(x, 1)[..., 0], slack(b, 1)[..., 0]).tolist() == [[2]]
+    assert told_apart(there, here, y0, slack(b, 1)[..., 0], slack(x, 1)[..., 0]).tolist() == [[0]]
 
 
 def test_entries_that_are_not_finite_are_told_apart():
     x = torch.tensor([[1.0, -torch.inf, 3.0], [torch.inf, 0.0, 2.0]])
-    of_x, of_b = told_apart(x, torch.tensor([[5.0, 5.0, 5.0], [1.0, 2.0, -torch.inf]]))
-    assert of_x.argmax(-1).tolist() == [2, 0]
-    assert of_b.argmax(-1).tolist() == [2, 0]
+    b = torch.tensor([[5.0, 5.0, 5.0], [1.0, 2.0, -torch.inf]])
+    gap, gap_b = slack(x, 1)[..., 0], slack(b, 1)[..., 0]
+    assert told_apart(x.T, b.T, x.amax(1), gap, gap_b).tolist() == [2, 0]
+    assert told_apart(b.T, x.T, b.amax(1), gap_b, gap).tolist() == [2, 1]
 
 
 def test_two_things_that_are_alike_get_the_same_share_of_a_softmax():

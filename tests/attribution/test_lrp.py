@@ -1,5 +1,6 @@
 """LRP on whole networks: what is conserved, what each operation does, and what is refused."""
 
+import itertools
 import weakref
 
 import pytest
@@ -304,6 +305,17 @@ def test_a_residual_network_with_reused_relus_in_place_is_conserved(rule):
     assert "conv2d" in result.checks["rules"]
     if rule == "epsilon_plus":  # only the last layer has a bias that takes something
         assert_close(result.values.sum((1, 2, 3)), result.score - model.module.fc.bias[3].detach())
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "epsilon_plus"])
+def test_what_leaves_each_layer_is_what_reaches_the_next(rule):
+    """In a chain, each module gets what the one after it was given, less what biases took there or was lost."""
+    model = tiny_model("conv")
+    places = lrp(model, inputs_for(model, 2), 1, rule=rule).extra
+    rows = [places[f"place/{name}"][0].tolist() for name in ("fc", "conv2", "conv1")]
+    for (came, biases, lost), (next_came, _, _) in itertools.pairwise(rows):
+        assert next_came == pytest.approx(came - biases - lost, abs=1e-9)
+    assert rows[0][0] == pytest.approx(float(lrp(model, inputs_for(model, 2), 1, rule=rule).score.sum()))
 
 
 def test_efficientnet_is_conserved_and_says_what_biases_took():

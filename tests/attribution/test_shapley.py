@@ -260,6 +260,77 @@ def test_cells_of_an_image_have_four_neighbours():
     assert within(0, touching, 2) == {0, 1, 2, 3, 4, 6}
 
 
+def touch(a, b):
+    """Side by side in three rows of three."""
+    return abs(a // 3 - b // 3) + abs(a % 3 - b % 3) == 1
+
+
+def is_connected(chosen):
+    found, left = {chosen[0]}, set(chosen[1:])
+    while near := {b for b in left if any(touch(a, b) for a in found)}:
+        found, left = found | near, left - near
+    return not left
+
+
+def plane_reference(table, radius, connected, present):
+    """The paper's sums over three rows of three, written out."""
+    found = []
+    for i in range(9):
+        around = [j for j in range(9) if abs(j // 3 - i // 3) + abs(j % 3 - i % 3) <= radius]
+        beyond = sum(1 << j for j in range(9) if present and j not in around)
+        total, n = 0.0, len(around)
+        for size in range(1, n + 1):
+            for chosen in itertools.combinations(around, size):
+                if i not in chosen or (connected and not is_connected(chosen)):
+                    continue
+                code = beyond + sum(1 << p for p in chosen)
+                weight = 2 / ((size + 2) * (size + 1) * size) if connected else 1 / (n * math.comb(n - 1, size - 1))
+                total += weight * float(table[code] - table[code & ~(1 << i)])
+        found.append(total)
+    return torch.tensor(found, dtype=torch.float64).view(1, 1, 3, 3)
+
+
+@pytest.mark.parametrize("outside", ["absent", "present"])
+@pytest.mark.parametrize("radius", [None, 2])
+@pytest.mark.parametrize("method", [l_shapley, c_shapley])
+def test_neighbours_in_a_plane_by_the_definition(method, radius, outside):
+    _, table = game_model(9, seed=4)
+    net = nn.Sequential(nn.Flatten(), Game(table))
+    model = ct.Model(net.eval(), ct.images(3, channels=1), scores="values")
+    x = torch.ones(1, 1, 3, 3).double()
+    result = method(model, x, 0, features="pixels", fill="zero", radius=radius, outside=outside)
+    expected = plane_reference(table, radius or 1, method is c_shapley, outside == "present")
+    assert_close(result.values, expected, rtol=0, atol=1e-12)
+    assert ("weights" in result.checks) == (method is c_shapley and radius == 2)
+
+
+@pytest.mark.parametrize(("method", "radius"), [(l_shapley, 1), (c_shapley, 2)])
+def test_nine_in_ten_intervals_of_neighbours_that_time_cut_short_hold_the_truth(method, radius):
+    model = tiny_model("gap_linear")
+    x, options = inputs_for(model, 1), {"features": "cells:5", "radius": radius}
+    truth, held = method(model, x, 1, **options).extra["whole"], []
+    for seed in range(20):
+        with limits(seconds=1e-6):
+            short = method(model, x, 1, seed=seed, **options)
+        assert short.checks["partial"].value == 128
+        held.append(((short.extra["low"] <= truth) & (truth <= short.extra["high"])).double().mean())
+    assert torch.stack(held).mean() > 0.85
+
+
+def test_neighbours_without_a_time_limit_have_no_interval():
+    model = tiny_model("gap_linear")
+    result = l_shapley(model, inputs_for(model, 1), 1, features="cells:3")
+    assert "partial" not in result.checks
+    assert "low" not in result.extra
+
+
+@pytest.mark.parametrize("method", [l_shapley, c_shapley])
+def test_neighbourhoods_without_end_are_refused_before_they_are_listed(method):
+    model = ct.Model(nn.Sequential(nn.Flatten(), nn.Linear(2500, 2)).double(), ct.images(50, channels=1))
+    with pytest.raises(NotPossible, match="of 2500 players, for the first"), limits(forwards=10_000):
+        method(model, torch.zeros(1, 1, 50, 50).double(), 1, features="pixels", radius=2)
+
+
 # -- families ----------------------------------------------------------------------------------------------------------
 
 

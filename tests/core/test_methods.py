@@ -279,3 +279,9 @@ def test_the_catalogue_is_found_by_walking():
     assert "gradient" in catalogue()
     assert all(name == entry.name for name, entry in catalogue().items())
     assert find("input-x-gradient").name == "input_x_gradient" if "input_x_gradient" in catalogue() else True
+
+
+@pytest.mark.parametrize("name", list(catalogue()))
+def test_the_help_of_every_option_is_whole_sentences(name):
+    """A colon in the second line of an option's help does not begin another option."""
+    assert [o.name for o in catalogue()[name].options if not o.help.endswith((".", "`"))] == []

@@ -1,4 +1,5 @@
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -134,6 +135,13 @@ def test_the_ends_are_named_by_what_the_values_are():
         return heat.ends(Attribution(values=torch.zeros(1, 1), target='logit("tabby")', **kind))
 
     assert ends(unit="logit") == ("supports tabby", "opposes tabby")
+    each = Attribution(values=torch.zeros(2, 1), target='[logit(0), logit("a, b")]')
+    assert [heat.ends(each, i)[0] for i in (0, 1, None)] == [
+        "supports class 0",
+        "supports a, b",
+        "supports the target of each input",
+    ]
+    assert heat.ends(replace(each, target="[logit(1), logit(1)]"))[0] == "supports class 1"
     assert ends(unit="logit per input unit") == ("more here raises tabby", "more here lowers tabby")
     assert ends(signed=False) == ("matters for tabby", "")
 

@@ -163,3 +163,42 @@ def test_the_steps_of_a_real_row_end_at_its_score():
     steps = waterfall.steps(ct.run("integrated_gradients", model, x, target=1), 0)
     assert steps[0].start == pytest.approx(float(net(torch.zeros(1, 3).double())[0, 1].detach()))
     assert steps[-1].end == pytest.approx(float(net(x)[0, 1].detach()))
+
+
+# -- units of a layer --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 2, 2), (1, 5, 3)])
+@pytest.mark.parametrize("spread", [True, False])
+def test_units_of_a_layer_are_bars_with_their_whole_values(shape, spread):
+    """Each has one value for all of its positions: over an image or a text, they would add up to an even colour."""
+    axis = 1 if len(shape) == 4 else 2
+    sizes = [1] * len(shape)
+    sizes[axis] = 3
+    whole = torch.tensor([0.5, -2.0, 1.0]).view(sizes).expand(shape)
+    count = whole.numel() // 3
+    made = Attribution(
+        values=whole / count if spread else whole,
+        target="logit(1)",
+        wrt="conv3",
+        players=[["0", "1", "2"]],
+        tokens=[["a", "b", "c", "d", "e"]],
+        extra={"player": torch.arange(3).view(sizes).expand(shape), **({"whole": whole} if spread else {})},
+    )
+    assert attribution.kind_of(made) == "row"
+    assert [(bar.name, bar.value) for bar in bars.columns(made, 0)] == [
+        ("conv3:0", 0.5),
+        ("conv3:1", -2.0),
+        ("conv3:2", 1.0),
+    ]
+    assert "values from −2 to 1" in describe(made)
+    assert "'conv3:2'" in describe(made)
+    draw(made)
+
+
+def test_positions_of_a_layer_stay_a_map():
+    owner = torch.arange(4).view(1, 1, 2, 2)
+    made = Attribution(
+        values=torch.rand(1, 1, 2, 2), target="logit(1)", wrt="conv3", players=[list("abcd")], extra={"player": owner}
+    )
+    assert attribution.kind_of(made) == "image"

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cutaway.attribution.decomposition_groups import Bias, Groups, Rectifier, adding, law
+from cutaway.attribution.decomposition_groups import Bias, Groups, Rectifier, adding, idle, law
 from cutaway.core.batch import Batch, primary, size
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption, BadShape
 from cutaway.core.features import Features
@@ -23,6 +23,7 @@ from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
 
 Score = Callable[[Sequence[frozenset[int]]], list[float]]
+_JOINED = "What was left was joined at once, as the last level shows."
 
 
 @method(paper="singh2019", needs={"one_input"}, quick={"features": "auto:4", "percentile": 50.0})
@@ -53,7 +54,7 @@ def agglomerative_decomposition(
 
     Returns:
         A tree; scores in the target's unit. Words are neighbours in the text, regions where they touch, and columns
-        and units all are.
+        and units all are. Where the time limit ends it, what is left is joined in a last step.
 
     Raises:
         BadShape: More than one input.
@@ -67,7 +68,7 @@ def agglomerative_decomposition(
         raise BadOption(f"expected a percentile from 0 to 100; got {percentile:g}.")
     players = features_of(features, model, x, wrt)
     k = len(players)
-    afford(k * k + 4, f"agglomerative_decomposition of {k} players")
+    afford(k * k + 4, f"agglomerative_decomposition of {k} players", stops=True)
     groups = Groups(model, x, target.row(0), players, bias, rectifier, "agglomerative_decomposition", wrt)
 
     def score(wanted: Sequence[frozenset[int]]) -> list[float]:
@@ -77,8 +78,11 @@ def agglomerative_decomposition(
         return groups(on).tolist()
 
     growth = Growth(k, neighbours(players, model.space.kind), score)
-    while growth.step(percentile):
+    while not (cut := time_is_up()) and growth.step(percentile):
         pass
+    grown = growth.steps
+    if cut:
+        growth.join_all()
     on_picture = wrt == INPUT and model.space.kind == "image" and not players.units
     picture = primary(x)[0] if on_picture else torch.empty(0)
     return Tree(
@@ -96,7 +100,9 @@ def agglomerative_decomposition(
             "law": law(groups.gap, model.dtype),
             "sum": adding(groups, torch.tensor(growth.values[:k], dtype=torch.float64)),
             "steps": _steps(growth),
-        },
+        }
+        | idle(torch.tensor(growth.values[:k]))
+        | (cut_short([grown], [k], "steps", _JOINED) if growth.steps > grown else {}),
     )
 
 
@@ -152,9 +158,14 @@ class Growth:
         """The parts that belong to a group."""
         return frozenset().union(*self.groups.values())
 
+    @property
+    def whole(self) -> bool:
+        """True once all are one group."""
+        return len(self.members[-1]) == self.players
+
     def step(self, percentile: float) -> bool:
         """Join what has the highest priority; False once all are one group."""
-        if len(self.members[-1]) == self.players:
+        if self.whole:
             return False
         self.steps += 1
         chosen, new = self.chosen, set(range(self.players))
@@ -162,6 +173,12 @@ class Growth:
             new = {part for part, priority in self._most(chosen, percentile)}
         self._regroup(chosen | new)
         return True
+
+    def join_all(self) -> None:
+        """Join what is left at once."""
+        while not self.whole:
+            self.steps += 1
+            self._regroup(frozenset(range(self.players)))
 
     def _most(self, chosen: frozenset[int], percentile: float) -> Iterator[tuple[int, float]]:
         """The parts to be joined in this step, with their priorities."""

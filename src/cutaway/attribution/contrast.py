@@ -9,7 +9,7 @@ from torch import Tensor
 from cutaway.attribution.games import Game, game_of
 from cutaway.attribution.refutation import because, better
 from cutaway.attribution.search import Evaluate, Found, Solver, TooLarge, grow
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.method import method
@@ -87,13 +87,14 @@ def move_contrast(
     """
     if evaluations < 1 or alternatives < 1:
         raise BadOption(f"expected evaluations and alternatives of at least 1; got {evaluations} and {alternatives}.")
-    afford(len(x) * (1 + evaluations * (1 + alternatives)), f"move_contrast of {len(x)} positions")
+    afford(len(x) * (1 + evaluations * (1 + alternatives)), f"move_contrast of {len(x)} positions", stops=True)
     rules = game_of(game, model.space.shape)
     states = [_running(rules, rules.decode(row)) for row in x]
     network = _Network(model, rules, value)
     shares = network.shares(x, states)
     rows: list[list[Any]] = []
     checks: dict[str, Check] = {}
+    spent: list[int] = []
     for i, state in enumerate(states):
         moves = _moves(model, rules, state, target.row(i), shares[i])
         position = (
@@ -101,12 +102,15 @@ def move_contrast(
             if moves[1]
             else _chosen(rules, state, moves[0], shares[i], alternatives)
         )
-        found = _look(network, position, evaluations, search, i, len(states))
+        with fair_share(len(states) - i):
+            found, cut = _look(network, position, evaluations, search, i, len(states))
+        spent.append(evaluations if cut is None else cut)
         for y in position.others:
             checks[f"because_{len(rows) + 1}" if rows else "because"] = _sentence(rules, position, y, found)
             rows.append(_row(rules, position, y, found))
         checks["search" if not i else f"search_{i + 1}"] = _searched(found, evaluations)
     checks["game"] = Check(f"The game is {getattr(rules, 'text', type(rules).__name__)}.", "note")
+    checks |= cut_short(spent, evaluations, "evaluations after each move")
     return Table(columns=list(_COLUMNS), rows=rows, checks=checks)
 
 
@@ -204,24 +208,26 @@ class _Network:
 
 def _look(
     network: _Network, position: _Position, budget: int, search: str, number: int, total: int
-) -> dict[int, Found]:
-    """What is known of the position after each move, for the player whose turn it is then."""
+) -> tuple[dict[int, Found], int | None]:
+    """What is known of the position after each move, for the player whose turn it is then.
+
+    And the evaluations that the move with fewest got, if the time limit ended the search.
+    """
     game, moves = network.game, [position.move, *position.others]
     states = [game.play(position.state, m) for m in moves]
     if search == "full" or (search == "auto" and len(game.legal(position.state)) <= _SOLVABLE):
         try:
             solver = Solver(game)
-            return {m: solver.found(s) for m, s in zip(moves, states, strict=True)}
+            return {m: solver.found(s) for m, s in zip(moves, states, strict=True)}, None
         except TooLarge:
             if search == "full":
-                text = (
-                    f"{game.show(position.state)} has too many continuations for a full search; pass search='network'."
-                )
-                raise NotPossible(text) from None
+                why = " in the time that is left" if time_is_up() else ""
+                text = f"{game.show(position.state)} has too many continuations for a full search{why}"
+                raise NotPossible(f"{text}; pass search='network'.") from None
     size = budget * len(moves)
     evaluate: Evaluate = network
-    found = grow(game, states, evaluate, budget, lambda n: report("move_contrast", number * size + n, total * size))
-    return dict(zip(moves, found, strict=True))
+    grown = grow(game, states, evaluate, budget, lambda n: report("move_contrast", number * size + n, total * size))
+    return dict(zip(moves, grown.found, strict=True)), grown.cut
 
 
 # -- what to say -------------------------------------------------------------------------------------------------------
@@ -256,7 +262,8 @@ def _searched(found: dict[int, Found], budget: int) -> Check:
     if proved == len(found):
         return Check("The values are proved: no other play can change them.", "ok")
     text = (
-        f"The network evaluated {budget} positions after each move, or fewer where the end was certain. The values of "
-        f"{len(found) - proved} of {len(found)} moves are its estimates, not proved: a longer search may change them."
+        f"The network evaluated at most {budget} positions after each move, fewer where the end was certain. The "
+        f"values of {len(found) - proved} of {len(found)} moves are its estimates, not proved: a longer search may "
+        "change them."
     )
     return Check(text, "note", float(budget))

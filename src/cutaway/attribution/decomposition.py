@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cutaway.attribution.decomposition_groups import Bias, Groups, Rectifier, adding, group_of, law
+from cutaway.attribution.decomposition_groups import Bias, Groups, Rectifier, adding, group_of, idle, law
 from cutaway.core.batch import Batch, join, primary, size, take
-from cutaway.core.budget import afford
+from cutaway.core.budget import afford, cut_short, fair_share
 from cutaway.core.checks import Check
 from cutaway.core.errors import BadShape
 from cutaway.core.features import Features
@@ -21,6 +21,9 @@ from cutaway.core.players import features_of
 from cutaway.core.result import Attribution, Matrix
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
+
+_SHARED = "They came in random order; the others were taken together, and share what comes from all of them equally."
+_BLANK = "The pairs of players that have most alone came first; the others are left undefined."
 
 
 @method(paper="murdoch2018", laws={"batch_independent", "dummy", "linear_in_target"}, quick={"features": "auto:4"})
@@ -51,7 +54,8 @@ def contextual_decomposition(
 
     Returns:
         Parts of the target, a player's in equal shares on its entries; undivided in `extra["whole"]`. They need not sum
-        to the target: two players can have more together than each has alone.
+        to the target: two players can have more together than each has alone. Players that the time limit leaves out
+        are taken together.
 
     Raises:
         NotPossible: An operation has no rule, or the target is no sum of scores.
@@ -60,14 +64,19 @@ def contextual_decomposition(
     `rectifier="alone"` is that of Singh et al. The rules for attention, layer normalisation and gates other than an
     LSTM's are ours.
     """
-    found = []
+    found: list[tuple[Groups, Tensor]] = []
+    done = []
     for i in range(size(x)):
         row = take(x, slice(i, i + 1))
         players = features_of(features, model, row, wrt)
         players = players if group is None else group_of(group, players)
-        afford(2 * (len(players) + 2) * size(x), f"contextual_decomposition of {len(players)} players")
-        groups = Groups(model, row, target.row(i), players, bias, rectifier, "contextual_decomposition", wrt)
-        found.append((groups, groups.each()))
+        cost = 2 * (len(players) + 2) * size(x)
+        afford(cost, f"contextual_decomposition of {len(players)} players", stops=True)
+        with fair_share(size(x) - i):
+            groups = Groups(model, row, target.row(i), players, bias, rectifier, "contextual_decomposition", wrt)
+            each, reached = groups.each()
+        found.append((groups, each))
+        done.append(reached)
     like = primary(x) if primary(x).is_floating_point() else torch.empty(0, dtype=model.dtype)
     return Attribution(
         values=join([_shares(groups, each) for groups, each in found]).to(like),
@@ -80,7 +89,8 @@ def contextual_decomposition(
             "player": join([_shown(groups, groups.owner) for groups, _ in found]),
             "whole": join([_laid_out(groups, each) for groups, each in found]).to(like),
         },
-        checks=_checks([groups for groups, _ in found], [each for _, each in found], model.dtype),
+        checks=_checks([groups for groups, _ in found], [each for _, each in found], model.dtype)
+        | cut_short(done, [len(groups) for groups, _ in found], "players", _SHARED),
     )
 
 
@@ -109,10 +119,11 @@ def decomposition_interaction(
         rectifier: As in contextual_decomposition.
 
     Returns:
-        A symmetric matrix in the target's unit; its diagonal is undefined.
+        A symmetric matrix in the target's unit; its diagonal is undefined, and where the time limit ends it, so are
+        pairs of players that have little alone.
 
     Raises:
-        BadShape: More than one input.
+        BadShape: More than one input, or one player alone.
 
     Source: the pair terms of Murdoch et al. 2018. Differs: for any network whose operations have rules.
     """
@@ -120,12 +131,17 @@ def decomposition_interaction(
         raise BadShape(f"expected one input, since the matrix is about its parts; got {size(x)}.")
     players = features_of(features, model, x, wrt)
     k = len(players)
-    afford(k * (k + 1) + 4, f"decomposition_interaction of {k} players")
+    if k < 2:
+        raise BadShape("expected at least two parts, to compare them together and apart; got one.")
+    afford(k * (k + 1) + 4, f"decomposition_interaction of {k} players", stops=True)
     groups = Groups(model, x, target.row(0), players, bias, rectifier, "decomposition_interaction", wrt)
-    first, second = torch.triu_indices(k, k, 1)
     one = torch.eye(k, dtype=torch.bool)
-    found = groups(torch.cat([one, one[first] | one[second]]))
-    each, pairs = found[:k], found[k:] - found[first] - found[second]
+    each = groups(one)
+    first, second = _pairs(each)
+    both = groups(one[first] | one[second], least=1)
+    count, wanted = len(both), len(first)
+    first, second = first[:count], second[:count]
+    pairs = both - each[first] - each[second]
     values = torch.full((k, k), torch.nan, dtype=torch.float64)
     values[first, second] = values[second, first] = pairs
     names = list(players.names)
@@ -135,8 +151,17 @@ def decomposition_interaction(
         column_names=names,
         unit="target",
         sequence=groups.is_text,
-        checks={"law": law(groups.gap, model.dtype), **_pair_checks(groups, each, pairs)},
+        checks={"law": law(groups.gap, model.dtype), **_pair_checks(groups, each, pairs)}
+        | idle(each)
+        | cut_short([count], wanted, "pairs", _BLANK),
     )
+
+
+def _pairs(each: Tensor) -> tuple[Tensor, Tensor]:
+    """All pairs of players, those first that have most alone."""
+    first, second = torch.triu_indices(len(each), len(each), 1)
+    order = (each[first].abs() + each[second].abs()).argsort(descending=True, stable=True)
+    return first[order], second[order]
 
 
 def _shown(groups: Groups, entries: Tensor) -> Tensor:
@@ -160,15 +185,11 @@ def _checks(found: Sequence[Groups], each: Sequence[Tensor], dtype: torch.dtype)
     worst = max((groups.gap for groups in found), key=lambda gap: gap.size)
     of_first = "" if len(found) == 1 else f" For the first of {len(found)} inputs."
     checks = {"law": law(worst, dtype), "sum": adding(found[0], each[0], of_first)}
-    if not any(bool(v.any()) for v in each):
-        checks["idle"] = Check("No player has a part of the target: does it depend on them at all?", "warn")
-    return checks
+    return checks | idle(torch.cat(list(each)))
 
 
 def _pair_checks(groups: Groups, each: Tensor, pairs: Tensor) -> dict[str, Check]:
     """How large the interactions are beside what the players have alone."""
-    if not len(pairs):
-        return {"pairs": Check("There is one player, and so no pair.", "warn")}
     largest, alone = float(pairs.abs().max()), float(each.abs().max())
     text = (
         f"Of {len(pairs)} pairs, the largest interaction is {largest:.3g} in size; what single players have is at most "

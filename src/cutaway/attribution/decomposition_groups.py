@@ -1,5 +1,6 @@
 """Scores of groups of one input's parts by contextual decomposition, and what to say of them."""
 
+import math
 import re
 from typing import Literal
 
@@ -8,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from cutaway.core.batch import Batch
+from cutaway.core.budget import at_once, time_is_up
 from cutaway.core.checks import Check
 from cutaway.core.decomposed.tensor import Gap, How
 from cutaway.core.errors import BadOption, NotPossible
@@ -69,18 +71,30 @@ class Groups:
         """The number of players."""
         return len(self.features)
 
-    def __call__(self, groups: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
-        """The part of the target that comes from each group."""
-        found = []
-        for start in range(0, len(groups), _TOGETHER):
+    def __call__(self, groups: Bool[Tensor, "m k"], least: float = math.inf) -> Float[Tensor, "n"]:
+        """The part of the target that comes from each group; after `least`, of those that there is time for."""
+        found = [torch.zeros(0, dtype=torch.float64)]
+        for start in range(0, len(groups), together := at_once(_TOGETHER)):
+            if start >= least and time_is_up():
+                break
             report(self._name, start, len(groups))
-            found.append(self._scored(groups[start : start + _TOGETHER]))
+            found.append(self._scored(groups[start : start + together]))
         report(self._name, len(groups), len(groups))
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+        return torch.cat(found)
 
-    def each(self) -> Float[Tensor, "k"]:
-        """What comes from each player by itself."""
-        return self(torch.eye(len(self), dtype=torch.bool))
+    def each(self) -> tuple[Float[Tensor, "k"], int]:
+        """What comes from each player by itself, and for how many there was time.
+
+        Players come in random order, so that those with values lie everywhere. The others are taken together, and share
+        what comes from all of them equally.
+        """
+        k = len(self)
+        order = torch.randperm(k, generator=torch.Generator().manual_seed(0))
+        found = self(torch.eye(k, dtype=torch.bool)[order], least=1)
+        if (done := len(found)) < k:
+            left = torch.zeros(1, k, dtype=torch.bool).index_fill(1, order[done:], value=True)
+            found = torch.cat([found, (self(left) / (k - done)).expand(k - done)])
+        return torch.empty_like(found).index_copy_(0, order, found), done
 
     def _scored(self, groups: Bool[Tensor, "m k"]) -> Float[Tensor, "m"]:
         on = torch.cat([groups.cpu(), torch.zeros(len(groups), 1, dtype=torch.bool)], dim=1)
@@ -145,6 +159,12 @@ def law(gap: Gap, dtype: torch.dtype) -> Check:
         "are so much larger than their sum that rounding shows. Use the network in double precision."
     )
     return Check(text, "warn", gap.size)
+
+
+def idle(each: Float[Tensor, "k"]) -> dict[str, Check]:
+    """Said where no player has anything of the target."""
+    text = "No player has a part of the target: does it depend on them at all?"
+    return {} if bool(each.any()) else {"idle": Check(text, "warn")}
 
 
 def adding(groups: Groups, each: Float[Tensor, "k"], more: str = "") -> Check:

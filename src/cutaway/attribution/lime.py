@@ -96,7 +96,8 @@ def lime(
         wrt=str(wrt),
         unit="target",
         score=torch.tensor([game.full for game in games], dtype=model.dtype, device=model.device),
-        extra={"error": join(errors)},
+        players=[list(game.features.names) for game in games],
+        extra={"error": join(errors), "player": join([game.owner[None] for game in games])},
         checks=_checks(games, made, done) | ({"partial": partial(done, samples, "samples")} if done < samples else {}),
     )
 

@@ -14,6 +14,7 @@ from cutaway.maths.shapley import all_coalitions
 from cutaway.maths.statistics import spearman
 
 Distance = Literal["cosine", "euclidean"]
+_MOST_PARTS = 4096
 
 
 class Surrogate(NamedTuple):
@@ -50,9 +51,14 @@ def surrogate(
     """The linear model of a game; see `attribution.lime` for its options.
 
     Raises:
-        BadOption: Too few samples for so many players.
+        BadOption: Too few samples for so many players, or too many players.
     """
     k = len(game)
+    if k > _MOST_PARTS:
+        raise BadOption(
+            f"expected at most {_MOST_PARTS:,} parts, since a system of as many equations is solved; got {k:,}. Choose "
+            "larger ones: cells:7, superpixels:50."
+        )
     everything = k <= 30 and 2**k <= samples
     z = all_coalitions(k) if everything else _drawn(k, samples, seed)
     scores = values_of(game, z, label, least=math.inf if everything else k + 1)

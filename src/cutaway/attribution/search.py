@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from cutaway.attribution.games import Game
+from cutaway.core.budget import time_is_up
 
 # A won game is worth this much, less one for each move until the end: sooner is better, and later is better if lost.
 _WON = 1000
@@ -43,7 +44,7 @@ class Found(NamedTuple):
 
 
 class TooLarge(Exception):
-    """The game has too many positions for a full search."""
+    """The game has too many positions for a full search, or for one in the time that is left."""
 
 
 class Solver:
@@ -57,12 +58,12 @@ class Solver:
         """The value for the player whose turn it is, sooner wins and later losses counting more.
 
         Raises:
-            TooLarge: There are too many positions.
+            TooLarge: There are too many positions, or the time is up.
         """
         known = self._scores.get(state)
         if known is not None:
             return known
-        if len(self._scores) >= _POSITIONS or depth > _DEPTH:
+        if len(self._scores) >= _POSITIONS or depth > _DEPTH or time_is_up():
             raise TooLarge
         outcome = self.game.outcome(state)
         if outcome is not None:
@@ -229,10 +230,22 @@ class Tree:
         return Found(value, end, tuple(line))
 
 
-def grow(
-    game: Game, states: Sequence[Any], evaluate: Evaluate, budget: int, told: Callable[[int], None]
-) -> list[Found]:
+class Grown(NamedTuple):
+    """What trees found.
+
+    Attributes:
+        found: Of each position.
+        cut: How many evaluations the unfinished tree with fewest had when the time was up; None if all were finished.
+    """
+
+    found: list[Found]
+    cut: int | None = None
+
+
+def grow(game: Game, states: Sequence[Any], evaluate: Evaluate, budget: int, told: Callable[[int], None]) -> Grown:
     """Search from several positions, with as many evaluations for each. Nothing is drawn at random.
+
+    The time limit ends it after any round; each position itself is evaluated in any case.
 
     Args:
         game: The rules.
@@ -249,5 +262,6 @@ def grow(
         for tree, few in zip(trees, wanted, strict=True):
             tree.take([next(answers) for _ in few])
         told(sum(tree.spent for tree in trees))
-        if all(tree.done for tree in trees):
-            return [tree.found() for tree in trees]
+        open_still = [tree.spent for tree in trees if not tree.done]
+        if not open_still or time_is_up():
+            return Grown([tree.found() for tree in trees], min(open_still, default=None))

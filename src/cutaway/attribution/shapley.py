@@ -22,7 +22,7 @@ from cutaway.core.progress import report
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
-from cutaway.maths.shapley import all_coalitions, shapley
+from cutaway.maths.shapley import all_coalitions, how_many, shapley
 
 _NEUTRAL = neutral()
 # More players have more coalitions than a table should hold.
@@ -91,7 +91,7 @@ def listed(game: Game, most: int, instead: str) -> float:
             f"expected at most {most} players, since all of their coalitions are run; got {len(game)}. Choose larger "
             f"ones (features=auto:9, cells:3, superpixels:10, groups:...); {instead}."
         )
-    return 2.0 ** len(game)
+    return how_many(len(game))
 
 
 def exact(game: Game) -> Shares:
@@ -160,7 +160,7 @@ def permutation_shapley(
         fill=fill,
         wrt=wrt,
         seed=seed,
-        forwards=lambda game: min(forwards, 2.0 ** len(game)),
+        forwards=lambda game: min(forwards, how_many(len(game))),
         name="permutation_shapley",
     )
     shares = [_by_orders(game, forwards, within, seed) for game in played]

@@ -26,6 +26,7 @@ from cutaway.core.progress import report
 from cutaway.core.result import Attribution
 from cutaway.core.site import INPUT, Site
 from cutaway.core.target import Target
+from cutaway.maths.shapley import how_many
 
 _NEUTRAL = neutral()
 # A player, or a family of players and families.
@@ -88,6 +89,9 @@ def owen_shapley(
         forwards=lambda game: forwards,
         name="owen_shapley",
     )
+    for game in played:
+        if len(game) > forwards:  # before so many are compared with each other
+            raise _too_few(game, forwards)
     shares = [_of_families(game, tree_of(game, families), forwards, seed) for game in played]
     result = attribution_of(played, shares, x, target, wrt, sampled=True)
     tree = tree_of(played[0], families)
@@ -120,7 +124,7 @@ def _contexts(tree: Tree, before: float = 1.0) -> dict[int, float]:
     """How many coalitions can come before each player."""
     if isinstance(tree, int):
         return {tree: before}
-    return {i: n for part in tree for i, n in _contexts(part, before * 2.0 ** (len(tree) - 1)).items()}
+    return {i: n for part in tree for i, n in _contexts(part, before * how_many(len(tree) - 1)).items()}
 
 
 def _before(player: int, tree: Tree, k: int) -> tuple[Bool[Tensor, "m k"], Float[Tensor, "m"]]:
@@ -145,7 +149,7 @@ def _by_orders(game: Game, tree: Tree, forwards: int, seed: int) -> Shares:
     each = 2 * (len(game) - 1)
     most = (forwards - 2) // each
     if most < 2:
-        raise BadOption(f"expected {2 * each + 2} forwards or more for {len(game)} players; got {forwards}.")
+        raise _too_few(game, forwards)
     draw, gains = random.Random(seed), list[Tensor]()
     while len(gains) < most and not (len(gains) > 1 and time_is_up()):
         report("owen shapley", len(gains), most)
@@ -156,6 +160,12 @@ def _by_orders(game: Game, tree: Tree, forwards: int, seed: int) -> Shares:
     half = half_width(every.std(0) / len(gains) ** 0.5, len(gains) - 1)
     cut = {"partial": partial(len(gains) * each, most * each)} if len(gains) < most else {}
     return Shares(every.mean(0), half, len(gains) * each + 2, cut)
+
+
+def _too_few(game: Game, forwards: int) -> BadOption:
+    return BadOption(
+        f"expected {4 * len(game) - 2} forwards or more for {len(game)} players; got {forwards}. Choose larger players."
+    )
 
 
 def _shuffled(tree: Tree, draw: random.Random) -> list[int]:
@@ -223,4 +233,4 @@ def outline(tree: Tree, names: Sequence[str], most: int = 6) -> str:
         return str(names[tree])
     parts = [[names[i] for i in members(part)] for part in tree]
     shown = [" + ".join([*part[:4], *(["..."] if len(part) > 4 else [])]) for part in parts]
-    return "; ".join(shown[:most]) + ("; ..." if len(shown) > most else "")
+    return "; ".join([*shown[:most], *([f"and {len(shown) - most} more"] if len(shown) > most else [])])

@@ -67,12 +67,14 @@ def games(
     seed: int,
     forwards: Callable[[Game], float],
     name: str,
+    stops: bool = False,
 ) -> list[Game]:
     """The game of each input, once it is known that all of them can be afforded.
 
     Args:
         forwards: Coalitions that one game will take.
         name: Of the method, for the refusal.
+        stops: True if it ends with what it has once the time is up.
     """
     found = [
         play(model, take(x, slice(i, i + 1)), target.row(i), features=features, fill=fill, wrt=wrt, seed=seed)
@@ -80,7 +82,7 @@ def games(
     ]
     most = max(map(len, found))
     what = f"{name} of {most} players" + (f" for {len(found)} inputs" if len(found) > 1 else "")
-    afford(sum(game.forwards(forwards(game)) for game in found), what)
+    afford(sum(game.forwards(forwards(game)) for game in found), what, stops=stops)
     return found
 
 
@@ -132,7 +134,9 @@ def _checks(played: Sequence[Game], shares: Sequence[Shares], exact_sum: bool) -
     change, total = game.full - game.empty, float(share.values.sum())
     ends = f"from {game.empty:.3g} with no player to {game.full:.3g} with all of them"
     text = f"The values sum to {total:.3g}; the target changes by {change:.3g}, {ends}.{of_first}"
-    checks["sum"] = Check(text, "ok" if exact_sum else "note", total - change)
+    far = not exact_sum and abs(total - change) > abs(change)
+    text += " That is far off: compare the values with each other, and not with the target." if far else ""
+    checks["sum"] = Check(text, "ok" if exact_sum else "warn" if far else "note", total - change)
     used = sum(s.used for s in shares)
     widest = max(shares, key=_relative)
     if _relative(widest) > 0:
@@ -143,12 +147,17 @@ def _checks(played: Sequence[Game], shares: Sequence[Shares], exact_sum: bool) -
         checks["interval"] = Check(text, "ok" if _relative(widest) <= 0.5 else "warn", float(widest.half.max()))
     elif exact_sum:
         checks["interval"] = Check(f"The values are exact: from {used:,} coalitions.", "ok", 0.0)
-    idle = [i for i, s in enumerate(shares) if not bool(s.values.any())]
+    idle = [i for i, (g, s) in enumerate(zip(played, shares, strict=True)) if _is_nothing(g, s)]
     if idle:
         which = "" if len(played) == 1 else f" for {len(idle)} of {len(played)} inputs"
         text = f"No player changes the target{which}: are they the fill already, or does nothing depend on them?"
         checks["idle"] = Check(text, "warn")
     return checks | {name: check for s in shares for name, check in s.checks.items()}
+
+
+def _is_nothing(game: Game, share: Shares) -> bool:
+    """Are the values rounding alone, beside the target?"""
+    return float(share.values.abs().max()) <= 1e-12 * (abs(game.full) + abs(game.empty))
 
 
 def _relative(share: Shares) -> float:

@@ -56,7 +56,7 @@ def _argument_help(doc: str) -> dict[str, str]:
     found: dict[str, str] = {}
     names: list[str] = []
     for line in section[1].splitlines() if section else []:
-        if start := re.match(r" {4}([\w, ]+?): (.*)", line):
+        if start := re.match(r" {4}(\w[\w, ]*?): (.*)", line):
             names = [name.strip() for name in start[1].split(",")]
             found |= dict.fromkeys(names, start[2])
         else:
@@ -99,7 +99,7 @@ def read_option(entry: Method, name: str, value: Any, hint: Any) -> Any:
         if kind in parts:
             return _number(entry, name, value, kind, parts)
     if any(typing.get_origin(p) is tuple for p in parts):
-        return tuple(value.split(";") if isinstance(value, str) else value)
+        return tuple(value.split(";") if isinstance(value, str) and value else value)
     return value
 
 

@@ -15,6 +15,11 @@ def all_coalitions(k: int) -> Bool[Tensor, "m k"]:
     return (torch.arange(2**k)[:, None] >> torch.arange(k) & 1).bool()
 
 
+def how_many(k: int) -> float:
+    """2^k, the number of coalitions of k players; infinite where no number holds it."""
+    return math.inf if k > 1000 else 2.0**k
+
+
 def shapley(table: Float[Tensor, "m"]) -> Float[Tensor, "k"]:
     """Shapley values from the values of all coalitions.
 

@@ -60,6 +60,8 @@ def describe(result: Attribution) -> str:
 
 def kind_of(result: Attribution) -> Kind:
     """How an attribution is drawn."""
+    if bars.units_axis(result) is not None:
+        return "row"
     if result.values.ndim == 4 or (result.values.ndim == 3 and result.input.ndim == 4):
         return "image"
     return "tokens" if _over_text(result) else "row"
@@ -77,7 +79,10 @@ def per_place(result: Attribution, i: int) -> Tensor:
     kind = kind_of(result)
     if kind == "image":
         return heat.spatial(_of_players(result)[i])
-    return tokens.per_token(result, i) if kind == "tokens" else result.values[i].detach().cpu().double().flatten()
+    if kind == "tokens":
+        return tokens.per_token(result, i)
+    units = bars.of_units(result, i)
+    return result.values[i].detach().cpu().double().flatten() if units is None else units
 
 
 def _of_players(result: Attribution) -> Tensor:
@@ -131,7 +136,7 @@ def _draw_row(fig: Figure, result: Attribution, i: int, percentile: float, top: 
         ax.imshow(picture, interpolation="nearest", aspect="auto")
         ax.set_axis_off()
         left += PANEL + 0.12
-    colour_bar(fig, result, scale, left, top, tall)
+    colour_bar(fig, result, scale, left, top, tall, i)
     score = f"score {number(float(result.score[i]))}; " if len(result.score) > i else ""
     cells = (
         f"cells {values.shape[0]}×{values.shape[1]}; " if has_image and values.shape != result.input.shape[-2:] else ""
@@ -140,7 +145,9 @@ def _draw_row(fig: Figure, result: Attribution, i: int, percentile: float, top: 
     note(fig, f"{score}{cells}{label(scale.text, 130)}", 0.15, top + tall + 0.06, fontsize=SMALL)
 
 
-def colour_bar(fig: Figure, result: Attribution, scale: heat.Scale, left: float, top: float, tall: float) -> None:
+def colour_bar(
+    fig: Figure, result: Attribution, scale: heat.Scale, left: float, top: float, tall: float, i: int | None = None
+) -> None:
     """The scale beside a map: numbers with unit, and what the ends mean."""
     ax = add_axes(fig, left, top + 0.1, 0.16, tall - 0.2)
     steps = np.arange(heat.LEVELS, dtype=np.uint8)[::-1, None]
@@ -150,7 +157,7 @@ def colour_bar(fig: Figure, result: Attribution, scale: heat.Scale, left: float,
     ax.yaxis.tick_right()
     positions = [-1, 0, 1] if scale.signed else [0, 1]
     values = [low, 0.0, scale.limit] if scale.signed else [low, scale.limit]
-    upper, lower = (_broken(text) for text in heat.ends(result))
+    upper, lower = (_broken(text) for text in heat.ends(result, i))
     words = [lower, "", upper] if scale.signed else ["", upper]
     ax.set_yticks(positions, [f"{number(v)}\n{w}" if w else number(v) for v, w in zip(values, words, strict=True)])
     for tick, place in zip(ax.get_yticklabels(), positions, strict=True):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from cutaway.core.catalogue import catalogue
 from cutaway.core.result import Attribution
@@ -27,6 +28,28 @@ def is_row(result: Attribution) -> bool:
     return result.input.ndim == 2 and result.input.is_floating_point() and result.input.shape == result.values.shape
 
 
+def units_axis(result: Attribution) -> int | None:
+    """The axis that counts units, where each unit of a layer has one value for all of its positions; else None."""
+    owner = result.extra.get("player")
+    if owner is None or result.wrt == "input" or owner.shape != result.values.shape or not len(owner):
+        return None
+    count = len(result.players[0]) if result.players else 0
+    for axis in range(1, owner.ndim):
+        line = owner.movedim(axis, 1).flatten(2)
+        if line.shape[1] == count > 1 and bool((line == line[..., :1]).all()):
+            return axis
+    return None
+
+
+def of_units(result: Attribution, i: int) -> Tensor | None:
+    """One value for each unit of a layer, where that is what the values are."""
+    axis = units_axis(result)
+    if axis is None:
+        return None
+    whole = result.extra.get("whole", result.values)[i].detach().cpu().double()
+    return whole.movedim(axis - 1, 0).flatten(1)[:, 0]
+
+
 def base(result: Attribution, i: int) -> float | None:
     """The target on the baseline of the i-th input; None where the values do not add up to the change from one."""
     entry = catalogue().get(result.provenance.method)
@@ -40,6 +63,8 @@ def base(result: Attribution, i: int) -> float | None:
 
 def names(result: Attribution, i: int) -> list[str]:
     """A name per entry: what the result calls them, else their index."""
+    if units_axis(result) is not None:
+        return [f"{result.wrt}:{name}" for name in result.players[i]]
     count = result.values[i].numel()
     given = result.tokens[i] if len(result.tokens) > i and result.wrt == "input" else []
     if len(given) == count:
@@ -53,7 +78,8 @@ def names(result: Attribution, i: int) -> list[str]:
 
 def columns(result: Attribution, i: int) -> list[Bar]:
     """The values of the i-th input in its order; a one-hot group (race=A, race=B) has one where its values add up."""
-    values = result.values[i].detach().cpu().double().flatten().tolist()
+    units = of_units(result, i)
+    values = (result.values[i].detach().cpu().double().flatten() if units is None else units).tolist()
     called = names(result, i)
     if not is_row(result):
         return [Bar(name, value) for name, value in zip(called, values, strict=True)]

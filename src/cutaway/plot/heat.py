@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from cutaway.core.result import Attribution
+from cutaway.core.target import Target
 from cutaway.plot.style import number
 
 Pixels = NDArray[np.uint8]
@@ -158,9 +159,26 @@ def subject(target: str) -> str:
     return simple[1] if simple[2] is None else f"class {simple[2]}"
 
 
-def ends(attribution: Attribution) -> tuple[str, str]:
-    """What the upper and the lower end of the scale mean, in words. The lower is empty where there is none."""
-    target = subject(attribution.target)
+def target_of(attribution: Attribution, i: int | None) -> str:
+    """The target of the i-th input, where each has its own; without a number, words for all of them."""
+    text = attribution.target
+    rows = Target.of(text).rows if text.startswith("[") else ()
+    if not rows:
+        return text
+    every = list(dict.fromkeys(map(str, rows)))
+    if i is not None:
+        return str(rows[i])
+    return every[0] if len(every) == 1 else "the target of each input"
+
+
+def ends(attribution: Attribution, i: int | None = None) -> tuple[str, str]:
+    """What the upper and the lower end of the scale mean, in words. The lower is empty where there is none.
+
+    Args:
+        attribution: With the scale.
+        i: For this input; without a number, for all.
+    """
+    target = subject(target_of(attribution, i))
     if attribution.unit.startswith("ranks"):
         return "the methods disagree", ""
     if not attribution.signed:

@@ -64,7 +64,8 @@ def describe(result: Table) -> str:
     """Its size and columns."""
     counted = ", ".join(f"{name} {value}" for name, value in result.tally.items())
     tally = f" {result.tally_label}: {counted}." if counted else ""
-    return f"table of {len(result.rows)} rows with the columns {', '.join(result.columns)}.{tally}"
+    rows = "1 row" if len(result.rows) == 1 else f"{len(result.rows)} rows"
+    return f"table of {rows} with the columns {', '.join(result.columns)}.{tally}"
 
 
 def cell(value: Any) -> str:

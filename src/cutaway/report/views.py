@@ -99,7 +99,7 @@ def map_view(result: Attribution, i: int = 0) -> View:
     notes = [scale.text]
     notes += [f"cells {values.shape[0]} × {values.shape[1]} at {result.wrt}"] if cells else []
     notes += [f"shown as means of {block} × {block} pixels"] if block > 1 else []
-    upper, lower = heat.ends(result)
+    upper, lower = heat.ends(result, i)
     return {
         "film": data_uri(film),
         "ground": photo_uri(result.input[i], grey=True) if has_photo else "",
@@ -130,7 +130,7 @@ def text_view(result: Attribution, i: int = 0) -> View:
     """One marked text, with its scale in numbers and words."""
     _, signed = tokens.sized(result, i)
     scale = tokens.scale_of(result, i)
-    upper, lower = heat.ends(replace(result, signed=signed))
+    upper, lower = heat.ends(replace(result, signed=signed), i)
     return {
         "text": tokens.marked(result, i),
         "upper": upper,

@@ -51,7 +51,7 @@ def winners(
     """For a maximum along the last axis: which entry answers for the change, and its multiplier, from 0 to 1.
 
     A rise is due to the entry that is the largest now, and a fall to the one that was: each of them moved in that
-    direction by at least as much as the maximum did. Choose them from what `told_apart` gives.
+    direction by at least as much as the maximum did. `told_apart` finds them.
 
     Args:
         x, b: (..., entries) at the input and at the baseline.
@@ -66,38 +66,35 @@ def winners(
     return at, torch.where(moved == 0, torch.ones_like(moved), (y - y0) / moved).clamp(0, 1)
 
 
-def told_apart(x: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """For finding maxima along the last axis: entries alike in one tensor stand in the order of the other.
+def told_apart(x: Tensor, b: Tensor, y: Tensor, slack: Tensor, slack_b: Tensor) -> Tensor:
+    """Which entry along the first axis is the largest: of those alike, the one that is the largest in the other tensor.
 
     Behind a convolution of an even baseline all entries are equal, up to last digits that change from run to run and
-    with the size of the batch: these must not decide which of them was the largest. What is alike in both stays so, to
-    the last digit, and the first is taken.
+    with the size of the batch: these must not decide which of them was the largest. Of entries that are alike in both
+    tensors, the first is taken. Entries are compared with the largest one and not put on a grid, since there is no grid
+    on which equal entries never lie on both sides of a step.
+
+    Args:
+        x: (entries, ...).
+        b: The other tensor.
+        y: (...) the largest of x.
+        slack, slack_b: How far entries of x and of b that are alike may be apart.
     """
-    share = torch.finfo(x.dtype).eps ** (2 / 3)
-    x, b = _rounded(x.detach(), share), _rounded(b.detach(), share)
-    return torch.add(x, b, alpha=share), torch.add(b, x, alpha=share)
+    near = x >= y - slack
+    there = torch.where(near, b, -torch.inf)
+    near &= there >= there.amax(0) - slack_b
+    # The largest of falling numbers is the first one, and found sooner than by argmax along an outer axis.
+    count = len(x)
+    falling = torch.arange(count, 0, -1, dtype=torch.uint8 if count < 256 else torch.int32, device=x.device)
+    return count - (near * falling.view(-1, *[1] * (x.ndim - 1))).amax(0).long().clamp(min=1)
 
 
-def _rounded(t: Tensor, share: float) -> Tensor:
-    """To steps of a share of the largest, counted from the median, so that what is common lies within a step."""
-    low, high = t.aminmax(dim=-1, keepdim=True)
-    largest = torch.maximum(-low, high)
-    if not bool(largest.isfinite().all()):
-        return torch.where(t.isfinite(), _rounded(t.nan_to_num(0.0, 0.0, 0.0), share), t)
-    grid = share * largest.clamp_min(torch.finfo(t.dtype).tiny / share)
-    centre = _sample(t).median(-1, keepdim=True).values
-    return t.sub(centre).div_(grid).round_().mul_(grid).add_(centre)
-
-
-def _sample(t: Tensor, most: int = 101) -> Tensor:
-    """Some entries of the last axis, spread by the golden ratio, so that they do not fall in step with an image's rows.
-
-    What over half of the entries have in common, over half of these have: for a median, no more is needed.
-    """
-    if t.shape[-1] <= most:
-        return t
-    share = torch.arange(1, most + 1, dtype=torch.float64, device=t.device) * 0.6180339887498949 % 1
-    return t.index_select(-1, (share * t.shape[-1]).long())
+def slack(t: Tensor, axes: int) -> Tensor:
+    """A share of the largest finite size over the last axes: well above the last digits, well below what is seen."""
+    sizes = t.detach().abs().flatten(-axes)
+    if not bool(sizes.isfinite().all()):
+        sizes = sizes.nan_to_num(0.0, 0.0, 0.0)
+    return torch.finfo(t.dtype).eps ** (2 / 3) * sizes.amax(-1).view(*t.shape[:-axes], *[1] * axes)
 
 
 def summed_to(signal: Tensor, like: Tensor) -> Tensor:

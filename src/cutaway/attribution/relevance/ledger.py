@@ -82,13 +82,13 @@ class Ledger:
         """What biases and constants took, and what was lost, in all."""
         return sum(e.biases for e in self.entries), sum(e.lost for e in self.entries)
 
-    def places(self) -> dict[str, tuple[float, float]]:
-        """For each place, what came in and what was taken or lost there, over all inputs."""
-        found: dict[str, tuple[float, float]] = {}
+    def places(self) -> dict[str, tuple[float, float, float]]:
+        """For each place: what came in, what biases and constants took there, and what was lost; over all inputs."""
+        found: dict[str, tuple[float, float, float]] = {}
         for e in self.entries:
             name = e.operation.site or "the top of the network"
-            came, gone = found.get(name, (0.0, 0.0))
-            found[name] = came + e.came, gone + e.biases + e.lost
+            came, biases, lost = found.get(name, (0.0, 0.0, 0.0))
+            found[name] = came + e.came, biases + e.biases, lost + e.lost
         return found
 
     def rules(self) -> Counter[str]:

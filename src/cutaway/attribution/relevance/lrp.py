@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation."""
 
+import torch
 from torch import Tensor
 
 from cutaway.attribution.relevance.choice import parsed
@@ -42,7 +43,8 @@ def lrp(model: Model, x: Batch, target: Target, *, rule: str = "epsilon_plus", w
 
     Returns:
         Relevance in the target's unit, shaped like the activation at `wrt`. With what biases took, it sums to the
-        target.
+        target. `extra["place/conv1"]` has a row of three for each module, over all inputs: the relevance that came in,
+        how much of it biases and constants took there, and how much was lost.
 
     Raises:
         NotPossible: An operation on the way has no rule.
@@ -69,6 +71,7 @@ def lrp(model: Model, x: Batch, target: Target, *, rule: str = "epsilon_plus", w
         wrt=str(wrt),
         unit="target",
         score=found.score,
+        extra={f"place/{name}": torch.tensor([row], dtype=torch.float64) for name, row in ledger.places().items()},
         checks=_checks(found, ledger, wrt.is_whole),
     )
 
@@ -95,7 +98,8 @@ def _conservation(found: Gradient, ledger: Ledger) -> dict[str, Check]:
     biases, lost = ledger.taken()
     scale = max(float(found.score.double().abs().sum()), abs(start), 1e-300)
     gap = abs(start - kept - biases - lost) / scale
-    told = f"Of {start:.4g}, over all inputs: values {kept:.4g}, biases and constants {biases:.4g}, lost {lost:.4g}."
+    over = ", over all inputs" if len(found.score) > 1 else ""
+    told = f"Of {start:.4g}{over}: values {kept:.4g}, biases and constants {biases:.4g}, lost {lost:.4g}."
     if gap > _UNACCOUNTED:
         told += f" The rest, {gap:.1%}, is not accounted for: part of a result was cut off from its input."
     little = abs(biases) + abs(lost) > scale / 2
@@ -107,11 +111,11 @@ def _conservation(found: Gradient, ledger: Ledger) -> dict[str, Check]:
             f"The target ({score:.4g}) is not linear in what it reads; slope times value ({start:.4g}) is handed down."
         )
         checks["start"] = Check(text, "note", start - score)
-    places = ledger.places()
-    place = max(places, key=lambda name: abs(places[name][1]), default="")
-    if place and places[place][1]:
-        share = abs(places[place][1]) / scale
-        text = f"Least is conserved at {place}: {places[place][1]:.3g} was taken by biases and constants, or lost."
+    gone = {name: biases + lost for name, (_, biases, lost) in ledger.places().items()}
+    place = max(gone, key=lambda name: abs(gone[name]), default="")
+    if place and gone[place]:
+        share = abs(gone[place]) / scale
+        text = f"Least is conserved at {place}: {gone[place]:.3g} was taken by biases and constants, or lost."
         checks["worst_place"] = Check(text, "warn" if share > 1 else "note", share)
     return checks
 
