@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 # Multiplications from which on oneDNN's fixed cost of a call, 10 microseconds, is won back.
 _WORTH = 2**21
 # And those that must come on each operation of a network, since looking at each costs a microsecond.
-_FOR_EACH = 2**17
+_FOR_EACH = 2**18
 _product: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 

@@ -409,6 +409,8 @@ class Model:
             raise BadShape(f"expected one input for a prefix; got {size(batch)}.")
         if site == INPUT:
             return Prefix(site, self._runner.primary(batch), batch, None)
+        if Site.of(at).whole == INPUT:
+            return Prefix(site, self.run(batch, read=[INPUT])[INPUT], batch, None)  # what is before is a table
         with self.borrow(), torch.no_grad():
             recorder = Recorder(list(batch.values()) if isinstance(batch, dict) else [batch])
             taps = self._runner.taps([site], {site: lambda t: t}, None, 1, arrived=lambda *_: recorder.cut())
