@@ -99,6 +99,12 @@ def slopes() -> None:
     _beside("slopes", {name: (name, {}) for name in names}, colours=64, dpi=90)
 
 
+def backward_passes() -> None:
+    """Maps of one backward pass each."""
+    names = ("gradient", "input_x_gradient", "guided_backprop", "deconvnet")
+    _beside("backward_passes", {name: (name, {}) for name in names}, colours=64, dpi=90)
+
+
 def words() -> None:
     """One sentence by all methods whose parts are words: a line for each, in shares of its largest value."""
     import torch
@@ -266,16 +272,17 @@ def attention_adversary() -> None:
 
 
 def attention_adversarial_training() -> None:
-    """Networks trained again beside the original, for the page of the method; about two minutes."""
+    """Networks trained again beside two originals, for the page of the method; about six minutes."""
     import math
 
     import cutaway as ct
     from cutaway.core.budget import limits
 
-    with limits(forwards=math.inf):
-        found = ct.run("attention_adversarial_training", "sentiment-average", "sst2/dev")
-    with ct.plot.style.themed("light"):
-        _small(ct.plot.draw(found), "attention_adversarial_training.png", dpi=80, colours=64)
+    for kind in ("average", "lstm"):
+        with limits(forwards=math.inf):
+            found = ct.run("attention_adversarial_training", f"sentiment-{kind}", "sst2/dev")
+        with ct.plot.style.themed("light"):
+            _small(ct.plot.draw(found), f"attention_adversarial_training_{kind}.png", dpi=80, colours=64)
 
 
 def _sentences(method: str) -> None:
@@ -578,6 +585,7 @@ PICTURES = {
         relevance,
         coarse_maps,
         slopes,
+        backward_passes,
         words,
         meaningful_perturbation,
         decomposition_interaction,

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 import sys
 
 import numpy as np
@@ -60,6 +62,14 @@ def test_help_of_a_method_shows_each_option(name, capsys):
     for option in catalogue()[name].options:
         assert f"--{option.name.replace('_', '-')}" in shown
         assert option.help
+
+
+def test_the_example_of_a_method_that_asks_for_regions_works_as_it_stands(here, capsys):
+    assert main(["run", "pointing-game", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    example = re.search("Example: cutaway (run pointing-game .*?) Python:", shown).group(1)
+    assert main(shlex.split(example)) == 0
+    assert "The map's highest pixel is on the region" in " ".join(capsys.readouterr().out.split())
 
 
 def test_methods_json_has_the_whole_catalogue(capsys):

@@ -140,5 +140,10 @@ def test_on_a_real_encoder_a_layer_and_a_head():
         for where in (place, f"{place}:h3"):
             options = {"samples": 5} if method is attention_permutation else {}
             assert "verdict" in method(net, texts, attention=where, **options).checks
-    whole = attention_uniform(net, texts, attention=place)["change of output"]
+    even = attention_uniform(net, texts, attention=place)
+    assert f"With uniform attention at {place} the output changes" in even.checks["verdict"]
+    assert "that attention" in even.checks["verdict"]
+    whole = even["change of output"]
+    with pytest.raises(NotPossible, match=r"attention=encoder.encoder.layer.0.attention.self to enc.*5.attention.self"):
+        attention_uniform(net, texts)
     assert whole > attention_uniform(net, texts, attention=f"{place}:h3")["change of output"]

@@ -17,6 +17,7 @@ from cutaway.core.recipe import Recipe, follow, through
 from cutaway.core.site import Site
 from cutaway.core.space import tokens
 from cutaway.evaluation import attention_adversarial
+from cutaway.evaluation.attention import attention_correlation
 from cutaway.evaluation.attention_adversarial import EACH, SEEDS, TRAINED, UNIFORM, attention_adversarial_training
 from cutaway.evaluation.attention_flat import attention_uniform
 from cutaway.evaluation.attention_guide import attention_guide
@@ -178,6 +179,21 @@ def test_between_two_networks_the_curve_is_a_line():
     assert attention_adversarial._along(line, 0.05) is None
 
 
+def test_a_network_that_does_the_task_as_well_counts_though_it_answers_otherwise():
+    def network(group, name, apart, moved, right):
+        return attention_adversarial._Network(group, name, apart, moved, right)
+
+    seed = network(SEEDS, "seed 1", 0.06, 0.12, 0.80)
+    imitating = network(TRAINED, "λ = 0", 0.06, 0.13, 0.79)
+    far = network(TRAINED, "λ = 1", 0.6, 0.2, 0.78)
+    found = attention_adversarial._verdict([imitating, far], [seed])["verdict"]
+    assert (found.status, found.value) == ("warn", 0.6)
+    assert "no network that was trained to attend otherwise keeps the output so well" in found
+    assert "λ = 1: 78.0%, other seeds 80.0%" in found
+    lost = attention_adversarial._verdict([imitating, far._replace(right=0.6)], [seed])["verdict"]
+    assert (lost.status, lost.value) == ("ok", 0.06)
+
+
 # -- laws, time and refusals -------------------------------------------------------------------------------------------
 
 
@@ -254,6 +270,19 @@ def test_labels_must_be_as_many_as_texts():
 def test_one_text_and_one_training_are_an_answer(chosen):
     found = attention_seeds(chosen, sentences(1, 4), trainings=1, epochs=1)
     assert found.positions.shape == (1, 2)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_fewer_than_five_texts_have_no_interval_and_say_so(chosen, count):
+    x, quick = sentences(count, 4), {"trainings": 1, "epochs": 1}
+    uniform, guide = attention_uniform(chosen, x), attention_guide(chosen, x, size=4, **quick)
+    seeds, tau = attention_seeds(chosen, x, **quick), attention_correlation(chosen, x, 1)
+    for found in (uniform, guide, seeds, tau):
+        assert ("few" in found.checks) == (count < 5)
+    for found in (uniform, guide):
+        assert len(found.low) == len(found.high) == (0 if count < 5 else len(found.values))
+    assert (seeds.checks["verdict"].interval is None) == (count < 5)
+    assert ("(mean" in tau.checks["attention_and_gradient"]) == (count == 5)
 
 
 def test_the_time_limit_keeps_what_there_is(monkeypatch, chosen):

@@ -8,8 +8,8 @@ from cutaway.core.catalogue import catalogue, find
 from cutaway.core.errors import BadOption, BadShape, CutawayError, NotPossible
 from cutaway.core.model import Model
 from cutaway.core.space import images
-from cutaway.testing.models import inputs_for, tiny_model, with_other_weights
-from cutaway.testing.planted import made
+from cutaway.testing.models import inputs_for, tiny_model, with_other_weights, with_recipe
+from cutaway.testing.planted import made, trigger_model, triggers
 
 BOX = {"region": "6,4,12,10"}
 OPTIONS = {
@@ -17,19 +17,20 @@ OPTIONS = {
     "energy_in_region": BOX,
     "fragility_targeted": BOX,
     "label_randomization": {"other": with_other_weights},
+    "remove_and_retrain": {"recipe": with_recipe},
 }
 # What takes a map that was made before; the others make their own.
 TAKE_MAPS = (
     "deletion insertion pixel_flipping sensitivity_n infidelity pointing_game energy_in_region completeness "
     "parameter_randomization label_randomization stability max_sensitivity fragility_top_k fragility_mass_center "
-    "fragility_targeted"
+    "fragility_targeted remove_and_retrain"
 ).split()
 MADE_AGAIN = TAKE_MAPS[8:]
 
 
-def run(name, model, x, explain, **options):
+def run(name, model, x, *explain, **options):
     entry = find(name)
-    return entry.function(model, x, explain, **{**entry.quick, **OPTIONS.get(name, {}), **options})
+    return entry.function(model, x, *explain, **{**entry.quick, **OPTIONS.get(name, {}), **options})
 
 
 def test_the_list_is_complete():
@@ -55,6 +56,16 @@ def test_a_map_that_does_not_fit_is_refused(name, what):
     wrong = made(WRONG[what](x)) if name not in MADE_AGAIN else lambda model, x, target: WRONG[what](x)
     with pytest.raises(CutawayError):
         run(name, model, x, wrong)
+
+
+@pytest.mark.parametrize("what", ["too few texts", "too few words", "no words", "nan", "infinite"])
+def test_a_map_that_does_not_fit_a_text_is_refused(what):
+    model, texts = trigger_model(), ["a good film but slow", "slow but good film a"]
+    right = triggers(model, texts)
+    wrong = {"too few texts": right[:1], "too few words": right[:, :3], "no words": right.sum(1)}
+    wrong |= {"nan": right * torch.nan, "infinite": right + torch.inf}
+    with pytest.raises(CutawayError):
+        run("word_deletion", model, texts, made(wrong[what]))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -114,12 +125,21 @@ def test_a_network_that_cannot_decide_is_said_or_refused(name):
         ("pointing_game", "mlp"),
         ("energy_in_region", "text"),
         ("word_deletion", "conv"),
+        ("remove_and_retrain", "text"),
+        ("attention_correlation", "conv"),
+        ("attention_permutation", "mlp"),
+        ("attention_adversary", "conv"),
+        ("attention_uniform", "conv"),
+        ("attention_seeds", "mlp"),
+        ("attention_guide", "conv"),
+        ("attention_adversarial_training", "conv"),
     ],
 )
 def test_a_test_that_does_not_fit_the_kind_of_input_is_refused(name, kind):
     model = tiny_model(kind)
+    given = () if name.startswith("attention") else ("gradient",)
     with pytest.raises(NotPossible):
-        run(name, model, inputs_for(model, 1), "gradient", target=1)
+        run(name, model, inputs_for(model, 1), *given, **({} if name.startswith("attention") else {"target": 1}))
 
 
 def test_one_target_for_three_maps_is_no_target_for_two():

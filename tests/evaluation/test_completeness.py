@@ -4,6 +4,7 @@ from torch.testing import assert_close
 
 from cutaway.attribution.gradient import gradient
 from cutaway.attribution.path import integrated_gradients
+from cutaway.attribution.shapley import exact_shapley
 from cutaway.core.result import Provenance
 from cutaway.evaluation.completeness import completeness
 from cutaway.testing.models import inputs_for, tiny_model
@@ -52,6 +53,21 @@ def test_at_a_layer_the_baseline_is_the_activation_of_the_filled_input():
     why = integrated_gradients(model, x, 1, wrt=layer, tol=1e-6)
     found = completeness(model, x, why)
     assert_close(found.values[2], why.extra["change"].mean(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("fill", ["neutral", "constant:0.3", "zero"])
+@pytest.mark.parametrize(("kind", "features"), [("conv", "cells:3"), ("mlp", "auto"), ("text", "words")])
+def test_values_of_parts_are_compared_with_all_parts_absent(kind, features, fill):
+    """What belongs to no part, such as [CLS], stays: the sum is that of the parts, and not of everything."""
+    model = tiny_model(kind)
+    x = ["a great film but not fun"] if kind == "text" else inputs_for(model, 2)
+    why = exact_shapley(model, x, 1, features=features, fill=fill)
+    found = completeness(model, x, why)
+    assert found["relative gap"] < 1e-9
+    assert "baseline" not in found.checks
+    assert "no part to all of them" in found.checks["verdict"]
+    if kind == "text":
+        assert completeness(model, x, why, baseline="zero")["relative gap"] > 0.01
 
 
 def test_text_is_compared_in_its_embedding():

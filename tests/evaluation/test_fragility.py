@@ -141,6 +141,55 @@ def test_inputs_are_attacked_alone():
     assert together.rows[1][1:] == alone.rows[0][1:]
 
 
+def test_an_attack_that_leaves_its_class_is_drawn_back_into_it():
+    """The class changes halfway through the ball: the best input is at that border, and not the original."""
+
+    class Border(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.linspace(0.5, 1.5, 48, dtype=torch.float64))
+
+        def forward(self, x):
+            flat = x.flatten(1)
+            total = (flat**3 * self.weight).sum(1)
+            out = (flat - 0.5).abs().amax(1) > 0.5 * EPSILON
+            return torch.stack([total, total + 100.0 * out - 50.0], 1)
+
+    model, x = Model(Border(), images(4)), torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    found = fragility_top_k(model, x, "gradient", target=0, steps=4, top=0.25)
+    moved = float((found.extra["attacked"] - x).abs().max())
+    assert 0.4 * EPSILON < moved <= 0.5 * EPSILON
+    assert found.checks["kept"].value < 1
+    assert model.run(found.extra["attacked"]).scores.argmax(1).item() == 0
+
+
+def test_an_attack_of_which_nothing_keeps_the_class_leaves_the_input_as_it_is():
+    class Needle(nn.Module):
+        def forward(self, x):
+            assert len(x), "an empty batch"
+            total = x.flatten(1).square().sum(1)
+            return torch.stack([total, total + 1e6 * (x.flatten(1) - 0.5).abs().amax(1) - 1e-6], 1)
+
+    x = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    found = fragility_top_k(Model(Needle().double(), images(4)), x, "gradient", target=0, steps=3)
+    assert torch.equal(found.extra["attacked"], x)
+    assert found.checks["kept"].value == 0
+
+
+def test_a_random_neighbour_is_kept_where_the_attack_is_no_better():
+    model = tiny_model("conv")
+    x, calls = inputs_for(model, 1), []
+
+    def explain(model, x, target):
+        """Maps that depend on nothing: every input has another one."""
+        calls.append(len(x))
+        return torch.rand(x.shape, generator=torch.Generator().manual_seed(len(calls)), dtype=x.dtype)
+
+    found = fragility_top_k(model, x, explain, steps=1)
+    assert found.rows[0][1] < 0.5
+    assert not torch.equal(found.extra["attacked"], x)
+
+
 def test_the_map_of_a_linear_network_cannot_be_moved():
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
     model = Model(net, images(8))

@@ -37,6 +37,21 @@ def test_the_opposite_of_the_reason_fails(method):
 
 
 @pytest.mark.parametrize("method", BOTH)
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_few_pictures_have_no_interval_and_do_not_refuse_a_map(method, count):
+    found = method(box_model(), with_masks(count), made(1 - oracle(count)))
+    assert found.checks["verdict"].status == "warn"
+    assert found.checks["few"].value == count
+    assert not len(found.low)
+
+
+def test_hits_without_a_miss_do_not_make_the_hit_rate_certain():
+    found = pointing_game(box_model(), with_masks(6), made(oracle(6)))
+    assert (float(found.values[0]), float(found.high[0])) == (1, pytest.approx(1))
+    assert float(found.low[0]) == pytest.approx(0.61, abs=0.01)
+
+
+@pytest.mark.parametrize("method", BOTH)
 def test_a_constant_map_scores_exactly_what_chance_does_and_says_so(method):
     found = method(box_model(), with_masks(6), made(torch.ones(6, 3, SIDE, SIDE)))
     assert_close(found["random"], float(found.values[0]), atol=1e-12, rtol=0)

@@ -1,6 +1,7 @@
 """Removal and training again: the planted truth wins, chance and constant maps do not, and every caveat is said."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -126,6 +127,20 @@ def test_a_map_that_tells_the_class_by_where_it_is_leaks():
     assert found.checks["leak"].status == "warn"
     assert found.checks["verdict"].status == "warn"
     assert "see `leak`" in found.checks["verdict"]
+
+
+def test_trainings_too_short_to_judge_by_are_said():
+    """A network that hardly moved from its first weights knows nothing that could be removed."""
+    model = planted()
+    model.recipe = replace(model.recipe, rate=1e-9)
+    found, _ = areas(truth, model, fills=("mean",))
+    assert found.checks["whole"].status == found.checks["verdict"].status == "warn"
+    assert "the network itself is right for 100.0%: these trainings are too short" in found.checks["whole"]
+
+
+def test_no_controls_are_an_empty_text():
+    found = ct.run("remove_and_retrain", planted(), pictures(40, 2), truth, **QUICK | {"controls": "", "seeds": 1})
+    assert {name.split(",")[0] for name in found.summary} == {"this map", "random"}
 
 
 # -- a slow reference --------------------------------------------------------------------------------------------------

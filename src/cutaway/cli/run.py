@@ -111,20 +111,30 @@ def tell(result: Result, console: Console) -> None:
 
 
 def _help(entry: Method) -> str:
-    example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea"
-    if "board" in entry.needs:
-        example = f"cutaway run {entry.name.replace('_', '-')} --model tic-tac-toe --x 'moves:b2'"
-    if {"x", "data"} <= set(entry.positional):
-        example = f"cutaway run {entry.name.replace('_', '-')} --x photos/chelsea --data photos/coffee"
-    elif "data" in entry.positional:
-        example = f"cutaway run {entry.name.replace('_', '-')} --model shapes-cnn --x shapes/test[0:500] --workers 2"
-    if "objective" in {option.name for option in entry.options}:
-        given = "" if entry.optional else " --x photos/chelsea"
-        example = f"cutaway run {entry.name.replace('_', '-')}{given} --objective 'unit(\"_blocks.6:3\")'"
-    if "tokens" in entry.needs:
-        example = f"cutaway run {entry.name.replace('_', '-')} --text 'a gripping , funny film'"
+    example = f"cutaway run {entry.name.replace('_', '-')}{_example(entry)}"
     needed = ", ".join(["model", *(["x"] if set(entry.positional) - {"model", *entry.optional} else [])])
     return f"{entry.summary}\n\nExample: {example}\n\nPython: cutaway.run('{entry.name}', {needed})"
+
+
+def _example(entry: Method) -> str:
+    """What it can be tried on: the first of these that fits, so that the example works as it stands."""
+    options, places = {option.name for option in entry.options}, set(entry.positional)
+    text = "tokens" in entry.needs
+    cases = (
+        (
+            "objective" in options,
+            ("" if entry.optional else " --x photos/chelsea") + " --objective 'unit(\"_blocks.6:3\")'",
+        ),
+        (text and "recipe" in options, " --model sentiment-average --x sst2/dev --yes"),
+        (text, " --text 'a gripping , funny film'"),
+        ({"x", "data"} <= places, " --x photos/chelsea --data photos/coffee"),
+        ("data" in places, " --model shapes-cnn --x shapes/test[0:500] --workers 2"),
+        ("board" in entry.needs, " --model tic-tac-toe --x 'moves:b2'"),
+        ("region" in options, " --model shapes-cnn --x 'shapes/test[0:20]'"),
+        ("recipe" in options, " --model digits-cnn --x digits/test --epochs 10 --yes"),
+        ("other" in options, " --model digits-cnn --x digits/test --other permuted.safetensors"),
+    )
+    return next((given for fits, given in cases if fits), " --x photos/chelsea")
 
 
 def _option(option: Option) -> Any:

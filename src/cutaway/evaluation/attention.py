@@ -1,7 +1,6 @@
 """Does a token's attention say how much it matters? Compared with what the network's own output says."""
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,8 +16,7 @@ from cutaway.core.site import INPUT, OUTPUT, Site
 from cutaway.core.target import Target, logit, logprob, prob
 from cutaway.core.tokens import without_tokens
 from cutaway.core.trace import Trace
-from cutaway.evaluation.attention_subject import Subject, change, left_out, subjects
-from cutaway.maths.statistics import bootstrap_interval
+from cutaway.evaluation.attention_subject import Subject, change, few, left_out, over_texts, subjects
 
 # Three of four pairs of words in the same order, and five of eight.
 _ALIKE, _PARTLY = 0.5, 0.25
@@ -119,36 +117,28 @@ def kendall(a: Tensor, b: Tensor) -> tuple[float, float]:
     return float(found.statistic), float(found.pvalue)
 
 
-class _Spread(NamedTuple):
-    mean: float
-    low: float
-    high: float
-    deviation: float
-
-
-def _spread(values: Float[Tensor, " n"]) -> _Spread:
-    low, high = bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
-    deviation = float(values.std()) if len(values) > 1 else 0.0
-    return _Spread(float(values.mean()), float(low), float(high), deviation)
-
-
 def _checks(table: Float[Tensor, "n 3 2"]) -> dict[str, Check]:
-    found = [_spread(table[:, k, 0]) for k in range(3)]
+    means = table[..., 0].mean(0).tolist()
     shares = (table[..., 1] < _SURE).double().mean(0)
-    worst = min(found[:2], key=lambda spread: spread.mean).mean
+    worst = min(means[:2])
     how, status = _judged(worst)
     text = (
-        f"Attention orders words {how} other measures of their weight: mean tau {found[0].mean:.2f} with the gradient, "
-        f"{found[1].mean:.2f} with leaving words out; these two have {found[2].mean:.2f} with each other."
+        f"Attention orders words {how} other measures of their weight: mean tau {means[0]:.2f} with the gradient, "
+        f"{means[1]:.2f} with leaving words out; these two have {means[2]:.2f} with each other."
     )
     checks = {"verdict": Check(text, status, worst)}
-    for name, spread, share in zip(_PAIRS, found, shares.tolist(), strict=True):
-        text = (
-            f"Tau of {name}: {spread.mean:.3f} ± {spread.deviation:.3f} over {len(table)} texts (mean {spread.low:.3f} "
-            f"to {spread.high:.3f}); p < {_SURE} in {share:.0%} of them."
-        )
-        checks[name.replace(" ", "_")] = Check(text, "note", spread.mean)
-    return checks
+    for k, (name, mean, share) in enumerate(zip(_PAIRS, means, shares.tolist(), strict=True)):
+        text = f"Tau of {name}: {mean:.3f}{_spread(table[:, k, 0])}; p < {_SURE} in {share:.0%} of them."
+        checks[name.replace(" ", "_")] = Check(text, "note", mean)
+    return checks | few(len(table))
+
+
+def _spread(values: Float[Tensor, " n"]) -> str:
+    """How far texts lie apart, and where their mean does: " ± 0.24 over 872 texts (mean 0.17 to 0.21)"."""
+    if len(values) == 1:
+        return " over 1 text"
+    said, ends = f" ± {float(values.std()):.3f} over {len(values)} texts", over_texts(values)
+    return said if ends is None else f"{said} (mean {float(ends[0]):.3f} to {float(ends[1]):.3f})"
 
 
 def _judged(tau: float) -> tuple[str, Status]:

@@ -13,12 +13,13 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.result import Scores
 from cutaway.core.site import Site
-from cutaway.evaluation.attention_subject import Subject, change, left_out, subjects
-from cutaway.evaluation.attention_training import Class, watched
+from cutaway.evaluation.attention_subject import Subject, change, few, left_out, over_texts, subjects
+from cutaway.evaluation.attention_training import Class, between, mean_of, watched
 from cutaway.evaluation.retraining import RecipeLike, known_labels
-from cutaway.maths.statistics import bootstrap_interval
+from cutaway.maths.proportions import wilson
 
 _SMALL = 0.05  # a change of probability that is taken for none
+_COUNTED = ("predictions", "accuracy")  # what is a share of texts
 FREE, FROZEN = "accuracy, trained again", "accuracy, trained with uniform attention"
 
 
@@ -57,8 +58,8 @@ def attention_uniform(
     Returns:
         Mean change of the class probabilities, the share of texts whose predicted class changes, and how uniform the
         attention was to begin with (its entropy over that of the uniform one), each of 1; where labels are known, the
-        accuracy before and after; after trainings, the accuracies of both ways, means over the seeds. With 95 %
-        bootstrap intervals over texts.
+        accuracy before and after; after trainings, the accuracies of both ways, means over the seeds. Over five
+        texts or more, with 95 % intervals: by bootstrap, and Wilson's of shares.
 
     Raises:
         BadOption: Trainings are asked for and there is no recipe.
@@ -75,14 +76,14 @@ def attention_uniform(
     found = torch.tensor([_flattened(text, truth, known) for text in texts], dtype=torch.float64)
     names = ["change of output", "predictions changed", "entropy of attention"]
     names += ["accuracy", "accuracy with uniform attention"] if known else []
-    checks = _verdict(found)
+    checks = _verdict(found, texts[0].whose)
     if trainings:
         room = Class.of(model, x, attention, "attention_uniform", recipe, examples, epochs)
         both, done = _trained(room, truth, trainings, seed)
         found, names = torch.cat([found, both], 1), [*names, FREE, FROZEN]
         checks |= notes | _without(both, done)
         checks |= {"partial": partial(2 * done, 2 * trainings, "trainings")} if done < trainings else {}
-    low, high = bootstrap_interval(found, generator=torch.Generator().manual_seed(0))
+    low, high = _intervals(found, names)
     return Scores(
         title="Uniform attention",
         names=names,
@@ -90,7 +91,7 @@ def attention_uniform(
         low=low,
         high=high,
         unit="of 1",
-        checks=checks | left_out(x, len(found)),
+        checks=checks | few(len(found)) | left_out(x, len(found)),
     )
 
 
@@ -104,12 +105,23 @@ def _flattened(subject: Subject, truth: Tensor, known: bool) -> list[float]:
     return [float(change(found, subject.probabilities)), float(after != before), float(entropy), *rights]
 
 
-def _verdict(found: Float[Tensor, "n columns"]) -> dict[str, Check]:
+def _intervals(found: Float[Tensor, "n columns"], names: list[str]) -> tuple[Tensor, Tensor]:
+    """Over texts. Of shares Wilson's: where no prediction changed, there is no spread to draw from."""
+    ends = over_texts(found)
+    if ends is None:
+        return torch.empty(0), torch.empty(0)
+    counted = torch.tensor([name.startswith(_COUNTED) for name in names])
+    low, high = wilson(found.sum(0), torch.full_like(found[0], len(found)))
+    return torch.where(counted, low, ends[0]), torch.where(counted, high, ends[1])
+
+
+def _verdict(found: Float[Tensor, "n columns"], whose: str) -> dict[str, Check]:
     moved, flipped = found.mean(0)[:2].tolist()
     needless = moved < _SMALL and flipped < _SMALL
     text = (
-        f"With uniform attention the output changes by {moved:.3f} on average over {len(found)} texts, and the "
-        f"predicted class of {flipped:.1%} of them: the network {'hardly needs' if needless else 'uses'} its attention."
+        f"With uniform attention{whose} the output changes by {moved:.3f} on average over {len(found)} texts, and the "
+        f"predicted class of {flipped:.1%} of them: the network {'hardly needs' if needless else 'uses'} "
+        f"{'that' if whose else 'its'} attention."
     )
     return {"verdict": Check(text, "warn" if needless else "ok", moved)}
 
@@ -132,13 +144,12 @@ def _trained(texts: Class, truth: Tensor, trainings: int, seed: int) -> tuple[Fl
 
 def _without(both: Float[Tensor, "n 2"], done: int) -> dict[str, Check]:
     """What training without a choice costs, over texts."""
-    gain = both[:, 0] - both[:, 1]
-    low, high = (float(v) for v in bootstrap_interval(gain, generator=torch.Generator().manual_seed(0)))
-    mean = float(gain.mean())
+    mean, ends = mean_of(both[:, 0] - both[:, 1])
+    sure = ends is not None and ends[0] > 0
     text = (
         f"Trained {2 * done} times again, the network is right for {float(both[:, 0].mean()):.1%} with its own "
         f"attention and for {float(both[:, 1].mean()):.1%} with uniform attention "
-        f"({mean:+.1%}, 95 %: {low:+.1%} to {high:+.1%})"
+        f"({mean:+.1%}{between(ends, '+.1%')})"
     )
-    text += "." if low > 0 else ": the task does not need attention, so its weights need not explain anything."
-    return {"trained": Check(text, "ok" if low > 0 else "warn", mean, (low, high))}
+    text += "." if sure else ": the task does not need attention, so its weights need not explain anything."
+    return {"trained": Check(text, "ok" if sure else "warn", mean, ends)}

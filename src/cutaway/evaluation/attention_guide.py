@@ -15,8 +15,8 @@ from cutaway.core.progress import track
 from cutaway.core.recipe import Recipe, follow
 from cutaway.core.result import Scores
 from cutaway.core.site import Site
-from cutaway.evaluation.attention_subject import left_out
-from cutaway.evaluation.attention_training import Class, Watched, equal, mean_of, watched
+from cutaway.evaluation.attention_subject import few, left_out, over_texts
+from cutaway.evaluation.attention_training import Class, Watched, between, equal, mean_of, watched
 from cutaway.evaluation.retraining import RecipeLike, known_labels
 
 UNIFORM, OWN, GUIDED, AGAINST = "uniform", "its own, trained with it", "the network's", "an adversary's"
@@ -80,8 +80,8 @@ def attention_guide(
         seed: The seeds of the trainings are the numbers after it.
 
     Returns:
-        Accuracy of the simple network with each attention, from 0 to 1, mean over the seeds, with a 95 % bootstrap
-        interval over texts.
+        Accuracy of the simple network with each attention, from 0 to 1, mean over the seeds; over five texts or
+        more, with a 95 % bootstrap interval.
 
     Raises:
         BadOption: No recipe; options out of range.
@@ -157,24 +157,24 @@ def _taught(
 def _scores(found: Float[Tensor, "n guides"], names: list[str], more: dict[str, Check]) -> Scores:
     column = {name: found[:, k] for k, name in enumerate(names)}
     helps, ends = mean_of(column[GUIDED] - column[UNIFORM])
-    status: Status = "ok" if ends[0] > 0 else "fail" if ends[1] < 0 else "warn"
+    status: Status = "warn" if ends is None else "ok" if ends[0] > 0 else "fail" if ends[1] < 0 else "warn"
     how = {"ok": "helps", "fail": "harms", "warn": "makes no sure difference to"}[status]
     text = (
         f"The network's attention {how} a network that sees words alone: it is right for "
         f"{float(column[GUIDED].mean()):.1%} with it and for {float(column[UNIFORM].mean()):.1%} with uniform "
-        f"attention ({helps:+.1%}, 95 %: {ends[0]:+.1%} to {ends[1]:+.1%}). With an adversary's it is right for "
+        f"attention ({helps:+.1%}{between(ends, '+.1%')}). With an adversary's it is right for "
         f"{float(column[AGAINST].mean()):.1%}."
     )
-    intervals = [mean_of(values)[1] for values in column.values()]
+    low, high = over_texts(found) or (torch.empty(0), torch.empty(0))
     return Scores(
         title="Attention as a guide",
         names=names,
         values=found.mean(0),
-        low=torch.tensor([low for low, _ in intervals], dtype=torch.float64),
-        high=torch.tensor([high for _, high in intervals], dtype=torch.float64),
+        low=low,
+        high=high,
         unit="accuracy",
         better="higher",
-        checks={"verdict": Check(text, status, helps, ends)} | more,
+        checks={"verdict": Check(text, status, helps, ends)} | few(len(found)) | more,
     )
 
 

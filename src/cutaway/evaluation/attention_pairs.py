@@ -89,6 +89,13 @@ class Pairs(NamedTuple):
         return trace.log_probabilities.double().cpu()
 
 
+def layers(model: Model) -> list[str]:
+    """Modules that look like a layer of attention between all pairs: with a query, a key and a value."""
+    parts = ("query", "key", "value")
+    found = model.module.named_modules()
+    return [name for name, module in found if all(isinstance(getattr(module, p, None), nn.Module) for p in parts)]
+
+
 def is_layer(model: Model, row: Batch, site: Site) -> bool:
     """Is it a layer that hands out a sum of values and its attention between all pairs of tokens?"""
     module = _at(model, site)

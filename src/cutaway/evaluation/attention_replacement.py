@@ -44,13 +44,14 @@ def attention_permutation(
     """
     if samples < 1:
         raise BadOption(f"expected at least one permutation; got samples={samples}.")
-    points, names, groups = [], [], []
+    points, names, groups, whose = [], [], [], ""
     for subject in subjects(model, x, attention, "attention_permutation", pairs=True):
         orders = _orders(len(subject.weights), samples, seed)
         found = change(subject.permuted(orders).exp(), subject.probabilities)
         points.append([float(subject.weights.max()), float(found.median())])
         names.append(subject.name)
         groups.append(subject.decision)
+        whose = subject.whose
     positions = torch.tensor(points, dtype=torch.float64)
     return Points(
         title="Output change under shuffled attention",
@@ -58,7 +59,7 @@ def attention_permutation(
         names=names,
         groups=groups,
         axes=["highest attention", "median change of output (TVD)"],
-        checks=_moved(positions) | left_out(x, len(points)),
+        checks=_moved(positions, whose) | left_out(x, len(points)),
     )
 
 
@@ -67,13 +68,13 @@ def _orders(count: int, samples: int, seed: int) -> Int[Tensor, "samples k"]:
     return torch.rand(samples, count, generator=generator, dtype=torch.float64).argsort(1)
 
 
-def _moved(positions: Float[Tensor, "n 2"]) -> dict[str, Check]:
+def _moved(positions: Float[Tensor, "n 2"], whose: str) -> dict[str, Check]:
     highest, moved = positions.T
     small = float((moved < _SMALL).double().mean())
     status: Status = "ok" if small < 0.25 else "note" if small < 0.5 else "warn"
     text = (
-        f"Shuffled attention changes the output by {float(moved.mean()):.3f} on average over {len(moved)} texts; in "
-        f"{small:.0%} of them by less than {_SMALL}."
+        f"Shuffled attention{whose} changes the output by {float(moved.mean()):.3f} on average over {len(moved)} "
+        f"texts; in {small:.0%} of them by less than {_SMALL}."
     )
     peaked = highest >= PEAKED
     checks = {"verdict": Check(text, status, float(moved.mean()))}

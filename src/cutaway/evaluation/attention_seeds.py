@@ -13,8 +13,8 @@ from cutaway.core.progress import track
 from cutaway.core.result import Points
 from cutaway.core.site import Site
 from cutaway.core.text import pieces_of
-from cutaway.evaluation.attention_subject import PEAKED, left_out
-from cutaway.evaluation.attention_training import FAR, Class, Watched, judged, mean_of, watched
+from cutaway.evaluation.attention_subject import PEAKED, few, left_out
+from cutaway.evaluation.attention_training import FAR, Class, Watched, between, judged, mean_of, watched
 from cutaway.evaluation.retraining import RecipeLike, known_labels
 
 
@@ -73,6 +73,7 @@ def attention_seeds(
         raise NotPossible("the time limit came before the first training; give it more, or ask for fewer epochs.")
     far = torch.stack([texts.own.divergence(one) for one in found])
     highest = texts.own.weights.max(1).values
+    small = few(len(highest)) | left_out(x, len(highest))
     names = [p.text or " ".join(p.names) for p in pieces_of(texts.x, model.tokenizer)]
     cut = {"partial": partial(len(found), trainings, "trainings")} if len(found) < trainings else {}
     return Points(
@@ -81,7 +82,7 @@ def attention_seeds(
         names=names or [f"text {k}" for k in texts.numbers.tolist()],
         groups=[model.class_name(k) for k in texts.own.classes.tolist()],
         axes=["highest attention", f"divergence (JSD, nats) over {len(found)} seeds"],
-        checks=_checks(texts, found, far, truth[texts.numbers]) | notes | cut | left_out(x, len(highest)),
+        checks=_checks(texts, found, far, truth[texts.numbers]) | notes | cut | small,
     )
 
 
@@ -91,7 +92,7 @@ def _checks(texts: Class, found: list[Watched], far: Tensor, truth: Tensor) -> d
     several = "another seed" if len(found) == 1 else f"{len(found)} other seeds"
     text = (
         f"Trained again with {several}, the network attends differently by a divergence of {apart:.3f} "
-        f"on average over {far.shape[1]} texts (JSD, {ends[0]:.3f} to {ends[1]:.3f}, at most 0.693), and its output "
+        f"on average over {far.shape[1]} texts (JSD, at most 0.693{between(ends, '.3f')}), and its output "
         f"changes by {moved:.3f} (TVD)."
     )
     checks = {"verdict": Check(text, judged(apart), apart, ends)}

@@ -19,7 +19,9 @@ from cutaway.core.model import Model
 from cutaway.core.progress import track
 from cutaway.core.site import Site
 from cutaway.core.text import Pieces, pieces_of
-from cutaway.evaluation.attention_pairs import Pairs, is_layer
+from cutaway.evaluation.attention_pairs import Pairs, is_layer, layers
+from cutaway.evaluation.paired import ENOUGH
+from cutaway.maths.statistics import bootstrap_interval
 
 PEAKED = 0.5  # attention of one token from which a text's attention is called peaked
 _ROUNDING = 1e-3  # how far a sum of weights may be from 1, which half precision needs
@@ -60,6 +62,11 @@ class Subject(NamedTuple):
     def decision(self) -> str:
         """The name of the predicted class."""
         return self.model.class_name(int(self.probabilities.argmax()))
+
+    @property
+    def whose(self) -> str:
+        """Whose attention it is, for a sentence: nothing to add where the network has one, else the layer or head."""
+        return f" at {self.site}" if self.pairs else ""
 
     @property
     def held(self) -> dict[Site, Tensor]:
@@ -139,6 +146,19 @@ def subjects(model: Model, x: Batch, attention: Site | None, what: str, *, pairs
         yield _subject(model, site, *text)
 
 
+def over_texts(values: Float[Tensor, "n *rest"]) -> tuple[Tensor, Tensor] | None:
+    """The 95 % bootstrap interval of the mean over texts; None over so few that it would hold far less."""
+    if len(values) < ENOUGH:
+        return None
+    return bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
+
+
+def few(count: int) -> dict[str, Check]:
+    """Why there is no interval."""
+    text = f"{count} text{'s are' if count > 1 else ' is'} too few for an interval; give {ENOUGH} or more."
+    return {"few": Check(text, "note", count)} if count < ENOUGH else {}
+
+
 def left_out(x: Batch, found: int) -> dict[str, Check]:
     """How many texts had a single token."""
     missing = size(x) - found
@@ -167,7 +187,7 @@ def place(model: Model, row: Batch, attention: Site | None) -> Site:
     if not found:
         raise NotPossible(
             f"{model.name} has no place with one weight for each token, none negative, that sum to 1. Attention "
-            "between all pairs of tokens, as transformers have it, must be named: attention=MODULE of one layer. "
+            f"between all pairs of tokens, as transformers have it, must be named: attention={_named(model)}. "
             "Attention that is computed without a module cannot be reached: put its softmax into one of its own."
         )
     first = next(iter(found.values()))
@@ -175,6 +195,12 @@ def place(model: Model, row: Batch, attention: Site | None) -> Site:
     if others:
         raise NotPossible(f"{model.name} has attention at several places; choose one: attention={', '.join(found)}.")
     return Site.of(next(iter(found)))
+
+
+def _named(model: Model) -> str:
+    """The layers that may be meant."""
+    found = layers(model)
+    return f"{found[0]} to {found[-1]}" if len(found) > 1 else next(iter(found), "MODULE of one layer")
 
 
 def _refuse_copies(model: Model, rows: Sequence[Batch], site: Site) -> None:

@@ -17,9 +17,8 @@ from cutaway.core.errors import BadShape, NotPossible
 from cutaway.core.model import Model
 from cutaway.core.recipe import through
 from cutaway.core.site import Site
-from cutaway.evaluation.attention_subject import change, divergence, subjects
+from cutaway.evaluation.attention_subject import change, divergence, over_texts, subjects
 from cutaway.evaluation.retraining import RecipeLike, School, log_probabilities
-from cutaway.maths.statistics import bootstrap_interval
 
 FAR, NEAR = 0.4, 0.1  # divergences, of at most ln 2
 _ROUNDING = 1e-3
@@ -181,7 +180,12 @@ def judged(divergence: float) -> Status:
     return "ok" if divergence < NEAR else "note" if divergence < FAR else "warn"
 
 
-def mean_of(values: Float[Tensor, " n"]) -> tuple[float, tuple[float, float]]:
-    """The mean over texts and its 95 % interval."""
-    low, high = bootstrap_interval(values, generator=torch.Generator().manual_seed(0))
-    return float(values.mean()), (float(low), float(high))
+def mean_of(values: Float[Tensor, " n"]) -> tuple[float, tuple[float, float] | None]:
+    """The mean over texts and its 95 % interval; None over too few."""
+    ends = over_texts(values)
+    return float(values.mean()), None if ends is None else (float(ends[0]), float(ends[1]))
+
+
+def between(ends: tuple[float, float] | None, digits: str) -> str:
+    """An interval as a part of a sentence; nothing where there is none."""
+    return "" if ends is None else f", 95 %: {ends[0]:{digits}} to {ends[1]:{digits}}"

@@ -1,5 +1,7 @@
 """Do the contributions add up to the change that they claim to explain?"""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from cutaway.core.batch import Batch, repeat, size, take
 from cutaway.core.catalogue import catalogue
 from cutaway.core.checks import Check, Status
 from cutaway.core.fill import Fill, zero
+from cutaway.core.game import play
 from cutaway.core.method import method
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution, Provenance, Scores
@@ -28,12 +31,14 @@ class _Absent(NamedTuple):
         draws: How many draws of a random one were averaged.
         seed: Of the draws.
         own: True if the attribution itself says so.
+        parts: True if it has parts that were absent, in place of a baseline.
     """
 
     fill: Fill
     draws: int
     seed: int
     own: bool
+    parts: bool
 
 
 @method(paper="sundararajan2017")
@@ -45,8 +50,8 @@ def completeness(model: Model, x: Batch, attribution: Attribution, *, baseline: 
     Every method can be measured; only some promise a small gap. The sum is in double precision.
 
     Args:
-        baseline: The input that stands for "nothing there". None takes the one that the attribution was made with, or
-            zero if it had none.
+        baseline: The input that stands for "nothing there". None takes what the attribution was made with: its
+            baseline, or its parts with all of them absent; or zero if it had neither.
 
     Returns:
         The relative gap (0.01 is 1 % of the change), and the sum, the change and the gap in the target's unit. For
@@ -57,9 +62,8 @@ def completeness(model: Model, x: Batch, attribution: Attribution, *, baseline: 
     target, place = explained(model, x, attribution), Site.of(attribution.wrt)
     absent = _absent(attribution.provenance, baseline)
     total = attribution.values.detach().double().flatten(1).sum(1).cpu()
-    change = torch.stack(
-        [_change(model, take(x, slice(i, i + 1)), target.row(i), place, absent) for i in range(size(x))]
-    )
+    changed = _without_parts(attribution.provenance, place) if absent.parts else partial(_change, place, absent)
+    change = torch.stack([changed(model, take(x, slice(i, i + 1)), target.row(i)) for i in range(size(x))])
     gap = total - change
     share = gap.abs() / change.abs()
     moved = float(change.abs().sum())
@@ -80,16 +84,31 @@ def completeness(model: Model, x: Batch, attribution: Attribution, *, baseline: 
 
 def _absent(made: Provenance, baseline: Fill | None) -> _Absent:
     """The baseline that was asked for, else the attribution's own, else zero."""
-    named = made.options.get("baseline")
-    readable = (
-        isinstance(named, str) and named not in ("none", "function") and not named.startswith(("given", "sample"))
-    )
-    own = readable and (baseline is None or str(baseline) == named)
+    parts = baseline is None and all(_readable(made.options.get(name)) for name in ("features", "fill"))
+    named = made.options.get("fill" if parts else "baseline")
+    own = _readable(named) and (baseline is None or str(baseline) == named)
     fill = baseline if baseline is not None else Fill.of(named) if own and isinstance(named, str) else zero()
-    return _Absent(fill, int(made.options.get("samples", 1)) if own and fill.random else 1, made.seed or 0, own)
+    return _Absent(fill, int(made.options.get("samples", 1)) if own and fill.random else 1, made.seed or 0, own, parts)
 
 
-def _change(model: Model, row: Batch, target: Target, place: Site, absent: _Absent) -> Tensor:
+def _readable(named: object) -> bool:
+    """Is it a text that says what stood for nothing?"""
+    return isinstance(named, str) and named not in ("none", "function") and not named.startswith(("given", "sample"))
+
+
+def _without_parts(made: Provenance, place: Site) -> Callable[[Model, Batch, Target], Tensor]:
+    """The change of the target from no part to all of them. What is nobody's, such as a text's marks, stays."""
+
+    def change(model: Model, row: Batch, target: Target) -> Tensor:
+        options, seed = made.options, made.seed or 0
+        fill = Fill.of(str(options["fill"]))
+        game = play(model, row, target, features=str(options["features"]), fill=fill, wrt=place, seed=seed)
+        return torch.tensor(game.full - game.empty, dtype=torch.float64)
+
+    return change
+
+
+def _change(place: Site, absent: _Absent, model: Model, row: Batch, target: Target) -> Tensor:
     """target(x) - target(b), with b as the activation at the place for the filled input."""
     embedded = model.space.kind == "tokens"
     value = model.run(row, read=[INPUT])[INPUT] if embedded or not isinstance(row, Tensor) else row
@@ -116,7 +135,8 @@ def _checks(
     entry = catalogue().get(made.method)
     name = made.method.replace("_", " ") or "this map"
     numbers = f"the values sum to {float(total.mean()):.4g} of a change of {float(change.mean()):.4g}"
-    numbers += f" from the baseline {str(absent.fill)!r}"
+    where = "no part to all of them, absent ones being" if absent.parts else "the baseline"
+    numbers += f" from {where} {str(absent.fill)!r}"
     numbers += f" (means of {len(total)} inputs)" if len(total) > 1 else ""
     gap = f"gap {relative:.2%} of the change" if relative < 2 else f"gap {relative:.3g} times the change"
     gap = gap if relative == relative else "the relative gap is undefined, since the target does not change"

@@ -20,6 +20,8 @@ from cutaway.evaluation.orders import explained
 
 # Inputs explained at once, and how many of an attack's are explained on the real network.
 _AT_ONCE, _JUDGED = 16, 10
+# How often the way back to the input is halved, for one that left its class.
+_HALVED = 5
 # Random neighbours that an attack has to beat.
 CONTROLS = 8
 
@@ -47,12 +49,12 @@ class Found(NamedTuple):
     """What was found for one input.
 
     Attributes:
-        x, sizes: The attacked input (1, ...) and its map's sizes (1, ...); the original ones if nothing was better.
+        x, sizes: The best input found (1, ...) and its map's sizes (1, ...); the original ones if nothing was better.
         before: Sizes of the original map.
         goal, start: What the attack raised: at its end, and at the original input.
         chance: Sizes of the maps of random neighbours of the same class, (draws, ...).
         chance_goal: What those reached.
-        kept: Share of the inputs looked at that kept the class.
+        kept: Share of the inputs looked at that kept the class, and did not have to be drawn back.
         moved: The largest change of an entry, relative to what is allowed.
         how: Where the slopes came from.
         weak: True if they are an estimate.
@@ -78,8 +80,9 @@ def attacked(
 
     x_0 = x,   x_t+1 = clip(x_t + a sign(slope of goal(map of x_t)), at most epsilon from x),   a = 2.5 epsilon / steps
 
-    Ten x_t, the last among them, are looked at on the real network: of those that the model puts into the class of x,
-    the one with the highest goal is kept.
+    Ten x_t, the last among them, are looked at on the real network. One that the model puts into another class than x
+    is drawn back towards x until it is in that class. Of these, and of random neighbours of that class, the one with
+    the highest goal is kept.
 
     Args:
         model: The network.
@@ -140,17 +143,17 @@ class _Attack:
             x = self._inside(x + 2.5 / self.plan.steps * self.radius * slope.sign())
             tried.append(x)
         start = float(goal(before))
-        best, best_sizes, best_goal, kept = self.x, before, start, 0
-        tried = tried[:: -math.ceil(len(tried) / _JUDGED)]
-        for maps, rows in self._of_this_class(torch.cat(tried)):
+        best, best_sizes, best_goal = self.x, before, start
+        looked = torch.cat(tried[:: -math.ceil(len(tried) / _JUDGED)])
+        kept = float(self._stays(looked).double().mean())
+        signs = 2 * torch.randint(2, (CONTROLS, *self.x.shape[1:]), generator=self.generator) - 1
+        near = self._of_this_class(self._inside(self.x + self.radius * signs.to(self.x)))
+        chance = torch.cat([maps for maps, _ in near]) if near else before[:0]
+        for maps, rows in [*self._of_this_class(self._drawn_back(looked)), *near]:
             values = goal(maps)
-            kept += len(rows)
             if float(values.max()) > best_goal:
                 at = int(values.argmax())
                 best, best_sizes, best_goal = rows[at : at + 1], maps[at : at + 1], float(values[at])
-        signs = 2 * torch.randint(2, (CONTROLS, *self.x.shape[1:]), generator=self.generator) - 1
-        near = [maps for maps, _ in self._of_this_class(self._inside(self.x + self.radius * signs.to(self.x)))]
-        chance = torch.cat(near) if near else before[:0]
         return Found(
             x=best,
             sizes=best_sizes,
@@ -159,7 +162,7 @@ class _Attack:
             start=start,
             chance=chance,
             chance_goal=goal(chance),
-            kept=kept / len(tried),
+            kept=kept,
             moved=float(((best - self.x).abs() / self.radius).max()),
             how=self.slopes.how,
             weak=self.slopes.weak,
@@ -170,11 +173,28 @@ class _Attack:
         near = torch.minimum(torch.maximum(x, self.x - self.radius), self.x + self.radius)
         return near.clamp(self.model.space.low, self.model.space.high)
 
+    def _stays(self, rows: Tensor) -> Tensor:
+        return self.model.run(rows).scores.argmax(1) == self.label
+
+    def _drawn_back(self, rows: Tensor) -> Tensor:
+        """The same inputs; those of another class as near to x as it takes, by halving the way."""
+        share = self._stays(rows).to(rows)
+        for k in range(1, _HALVED + 1):
+            out = (share < 1).nonzero()[:, 0]
+            if not len(out):
+                break
+            further = share[out] + 0.5**k
+            share[out] = torch.where(self._stays(self._part_way(rows[out], further)), further, share[out])
+        return self._part_way(rows, share)[share > 0]
+
+    def _part_way(self, rows: Tensor, share: Tensor) -> Tensor:
+        return self._inside(self.x + share.view(-1, *[1] * (rows.ndim - 1)) * (rows - self.x))
+
     def _of_this_class(self, candidates: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Sizes of the maps of those that keep the class, on the real network, and the inputs themselves."""
         found = []
-        for rows in candidates.split(_AT_ONCE):
-            same = rows[self.model.run(rows).scores.argmax(1) == self.label]
+        for rows in candidates.split(_AT_ONCE) if len(candidates) else ():
+            same = rows[self._stays(rows)]
             if len(same):
                 found.append((sizes_of(self.explain(self.model, same, self.target).values), same))
         return found

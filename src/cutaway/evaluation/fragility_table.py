@@ -92,7 +92,8 @@ def _checks(rows: list[list[Any]], found: list[Found]) -> dict[str, Check]:
     beaten, inside = sum(map(_beats_chance, found)), max(one.moved for one in found)
     kept = sum(one.kept for one in found) / len(found)
     said = {
-        "kept": f"Every input given back keeps its prediction; {kept:.0%} of those that the attack tried did.",
+        "kept": f"Every input given back keeps its prediction; {kept:.0%} of those that the attack tried did, and the "
+        "others were drawn back until they did.",
         "inside": f"No entry moved by more than {inside:.4g} of what is allowed.",
         "control": f"The attack went further than random changes of the same size for {beaten} of {len(rows)} inputs.",
         "slopes": f"The attack followed {found[0].how}.",

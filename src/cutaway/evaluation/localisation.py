@@ -1,6 +1,6 @@
 """Does the map point at what is known to matter? Against masks and boxes, beside chance, edges and the centre."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from cutaway.core.result import Attribution, Scores
 from cutaway.evaluation.orders import CONTROLS, over_input
 from cutaway.evaluation.paired import CHANCE, ENOUGH, interval, standing
 from cutaway.evaluation.regions import grown, hit, likeness, regions, share_inside
+from cutaway.maths.proportions import wilson
 
 _Measure = Callable[[Tensor, Tensor], float]
 
@@ -36,8 +37,8 @@ def pointing_game(
         tolerance: How far beside it still counts, as a share of the picture's shorter side.
 
     Returns:
-        Share of hits from 0 to 1 with a 95 % bootstrap interval; then of a random pixel, of the strongest edge, and of
-        the centre of the picture.
+        Share of hits from 0 to 1; then of a random pixel, of the strongest edge, and of the centre of the picture. Over
+        five pictures or more, with 95 % intervals: Wilson's of shares, of the random pixel by bootstrap.
 
     Raises:
         BadOption: There is no region, or a negative tolerance.
@@ -56,7 +57,7 @@ def pointing_game(
         f"it, in {float(found.mean()):.0%}{many}: {place.sentence('more', '.0%')}."
     )
     verdict = Check(text, _status(place.status, maps), float(found.mean()))
-    return _scores("Pointing game", {"hits": found} | controls, verdict, maps)
+    return _scores("Pointing game", {"hits": found} | controls, verdict, maps, shares=("hits", *CONTROLS))
 
 
 @method(paper="wang2020", laws={"oracle_beats_random"}, needs={"image"})
@@ -76,8 +77,9 @@ def energy_in_region(
         tolerance: By how much the region is made wider, as a share of the picture's shorter side.
 
     Returns:
-        The share from 0 to 1 with a 95 % bootstrap interval; then the share of a map that is the same everywhere, of
-        edges, and of closeness to the centre; last the overlap of the highest pixels, and that of random pixels.
+        The share from 0 to 1; then the share of a map that is the same everywhere, of edges, and of closeness to the
+        centre; last the overlap of the highest pixels, and that of random pixels. Over five pictures or more, with 95 %
+        bootstrap intervals.
 
     Raises:
         BadOption: There is no region, or a negative tolerance.
@@ -134,6 +136,9 @@ def _controls(measure: _Measure, x: Batch, masks: Tensor) -> dict[str, Float[Ten
 
 
 def _status(status: Status, maps: Tensor) -> Status:
+    """Maps that point nowhere do not pass; and a few pictures are not enough to refuse a map for good."""
+    if status == "fail" and len(maps) < ENOUGH:
+        return "warn"
     return "warn" if status in ("ok", "note") and _flat(maps) else status
 
 
@@ -142,15 +147,18 @@ def _flat(maps: Tensor) -> int:
     return int((flat == flat[:, :1]).all(1).sum())
 
 
-def _scores(title: str, numbers: dict[str, Tensor], verdict: Check, maps: Tensor) -> Scores:
+def _scores(
+    title: str, numbers: dict[str, Tensor], verdict: Check, maps: Tensor, *, shares: Collection[str] = ()
+) -> Scores:
     rows = torch.stack(list(numbers.values()), dim=1)
-    low, high = interval(rows) if len(rows) > 1 else (torch.empty(0), torch.empty(0))
+    low, high = _intervals(numbers, shares) if len(rows) >= ENOUGH else (torch.empty(0), torch.empty(0))
     checks = {"verdict": verdict}
     if flat := _flat(maps):
         text = f"{flat} of {len(maps)} maps have one value everywhere: they point nowhere, and score what chance does."
         checks["ties"] = Check(text, "warn", flat)
-    if 1 < len(maps) < ENOUGH:
-        text = f"{len(maps)} pictures are too few for an interval that can be relied on; the verdict compares means."
+    if len(maps) < ENOUGH:
+        number = "1 picture is" if len(maps) == 1 else f"{len(maps)} pictures are"
+        text = f"{number} too few for an interval, or to refuse a map for good; the verdict compares means."
         checks["few"] = Check(text, "note", len(maps))
     return Scores(
         title=title,
@@ -162,3 +170,13 @@ def _scores(title: str, numbers: dict[str, Tensor], verdict: Check, maps: Tensor
         better="higher",
         checks=checks,
     )
+
+
+def _intervals(numbers: dict[str, Tensor], shares: Collection[str]) -> tuple[Tensor, Tensor]:
+    """Over pictures. Hits that are all alike would have no spread to draw from: theirs is the interval of a share."""
+    found = [
+        wilson(values.sum(), values.new_tensor(len(values))) if name in shares else interval(values)
+        for name, values in numbers.items()
+    ]
+    low, high = (torch.stack(side) for side in zip(*found, strict=True))
+    return low, high

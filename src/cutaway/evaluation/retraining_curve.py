@@ -13,6 +13,7 @@ from cutaway.evaluation.paired import CHANCE, Standing
 from cutaway.evaluation.retraining import over_seeds
 
 OWN = "this map"
+_SHORT = 0.1  # how much less accurate than the network itself its like may be after training again
 
 
 class Found(NamedTuple):
@@ -23,6 +24,7 @@ class Found(NamedTuple):
         whole: With nothing removed, (seeds,).
         shares, fills, orders: Of those axes.
         done, wanted: Trainings after a removal.
+        own: Accuracy of the network that is explained.
     """
 
     accuracy: Float[Tensor, "seeds shares fills orders"]
@@ -32,10 +34,17 @@ class Found(NamedTuple):
     orders: tuple[str, ...]
     done: int
     wanted: int
+    own: float
 
     @classmethod
     def of(
-        cls, accuracy: Tensor, whole: Tensor, shares: tuple[float, ...], fills: tuple[str, ...], orders: tuple[str, ...]
+        cls,
+        accuracy: Tensor,
+        whole: Tensor,
+        shares: tuple[float, ...],
+        fills: tuple[str, ...],
+        orders: tuple[str, ...],
+        own: float,
     ) -> "Found":
         """The seeds that are whole; of the first one, the shares that are.
 
@@ -53,7 +62,7 @@ class Found(NamedTuple):
                     "more, or ask for fewer fills, controls, examples or epochs."
                 )
             seeds, accuracy, shares = 1, accuracy[:, :count], shares[:count]
-        return cls(accuracy[:seeds], whole[:seeds], shares, fills, orders, done, wanted)
+        return cls(accuracy[:seeds], whole[:seeds], shares, fills, orders, done, wanted, own)
 
     def series(self, fill: int, order: int) -> Float[Tensor, "seeds points"]:
         """Accuracy over the share removed, from nothing on."""
@@ -103,16 +112,25 @@ def _checks(found: Found, keep: bool, flat: int) -> dict[str, Check]:
     status: Status = statuses.pop() if len(statuses) == 1 else "note" if statuses <= {"ok", "note"} else "warn"
     if seeds == 1:
         text, status = f"{text} One training of each tells little: another seed may turn it around.", "note"
-    checks = {"verdict": Check(text, "warn" if flat else status, mine)}
+    whole = _untouched(float(found.whole.mean()), found.own)
+    if whole.status == "warn":
+        text, status = f"{text} Even without removal it learns too little to judge by: see `whole`.", "warn"
+    checks = {"verdict": Check(text, "warn" if flat else status, mine), "whole": whole}
     for f, fill in enumerate(found.fills):
         name = f"lead_{fill}" if len(found.fills) > 1 else "lead"
         checks[name] = _lead(sign * (found.area(f, 0) - found.area(f, found.orders.index(CHANCE))), fill, keep)
-    first = float(found.whole.mean())
-    checks["whole"] = Check(f"With nothing removed, training again gives {first:.1%}.", "note", first)
     if flat:
         text = f"For {flat} inputs the map has one value everywhere, so what was removed there is random."
         checks["ties"] = Check(text, "warn", flat)
     return checks
+
+
+def _untouched(again: float, own: float) -> Check:
+    """What training again is worth by itself: a network that has hardly learned has little to lose."""
+    text = f"With nothing removed, training again gives {again:.1%}; the network itself is right for {own:.1%}"
+    if again >= own - _SHORT:
+        return Check(f"{text}.", "note", again)
+    return Check(f"{text}: these trainings are too short to judge by. Give more epochs or examples.", "warn", again)
 
 
 def _standing(found: Found, fill: int, sign: float) -> Standing:
@@ -133,11 +151,11 @@ def _low(differences: Float[Tensor, " seeds"]) -> float:
 
 
 def _lead(differences: Float[Tensor, " seeds"], fill: str, keep: bool) -> Check:
-    mean = float(differences.mean())
-    side = "higher" if keep == (mean > 0) else "lower"
+    mean, good = float(differences.mean()), "higher" if keep else "lower"
+    side = good if mean >= 0 else "lower" if keep else "higher"
     text = f"With the fill {fill!r}, accuracy is {abs(mean):.1%} {side} than after random removal"
     if len(differences) == 1:
         return Check(f"{text}, by one training of each.", "note", mean)
     low, high = (float(end) for end in over_seeds(differences))
-    text += f" (paired differences over {len(differences)} seeds, 95 %: {low:+.1%} to {high:+.1%} in the map's favour)."
+    text += f"; a good map makes it {good}: by {low:+.1%} to {high:+.1%} (95 %, paired over {len(differences)} seeds)."
     return Check(text, "note", mean, (low, high))

@@ -76,7 +76,7 @@ def remove_and_retrain(
         fills: What replaces the pieces, each with curves of its own. The first one is in the verdict.
         shares: Shares of the pieces that are removed.
         keep: Remove what the map ranks lowest, and keep what it ranks highest.
-        controls: Orders of pictures to compare with, beside random ones: edges, centre.
+        controls: Orders of pictures to compare with, beside random ones: edges, centre; or none.
         cells: Pieces along each side of a picture; 0 removes single pixels, as in the paper.
         seeds: How often everything is trained anew, from other weights.
         examples: Training examples taken, the first ones; 0 for all.
@@ -173,7 +173,8 @@ def _measured(school: School, plan: _Plan, train: Pieces, test: Pieces, classes:
             for pieces in (train, test)
         ]
         found[k, s, f, o] = right(school.train(draw, x=without[0]), without[1], classes).mean()
-    return Found.of(found, torch.tensor(whole, dtype=torch.float64), plan.shares, plan.fills, plan.orders)
+    own = float(right(school.model, test.x, classes).mean())
+    return Found.of(found, torch.tensor(whole, dtype=torch.float64), plan.shares, plan.fills, plan.orders, own)
 
 
 def _leak(school: School, plan: _Plan, train: Pieces, test: Pieces, classes: Tensor, whole: float) -> dict[str, Check]:

@@ -1,12 +1,13 @@
 """One plain sentence for a map, from all the evidence about it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 
 from cutaway.core.checks import Check, Status
 from cutaway.core.result import Attribution, Curve, Result, Scores
+from cutaway.evaluation.paired import ENOUGH
 from cutaway.evaluation.trust_cases import Case
 from cutaway.evaluation.trust_tests import Test, named_test
 
@@ -46,30 +47,48 @@ def figure(name: str, result: Result) -> Figure:
     return Figure(value, low, high) if named_test(name).sign > 0 else Figure(-value + 0.0, -high, -low)
 
 
-def verdict(evidence: Mapping[str, Result], parts: str = "regions") -> Check:
+def verdict(evidence: Mapping[str, Result], parts: str = "regions", late: int = 0, *, few: bool = False) -> Check:
     """What all tests together say: as good as the worst of them.
 
     If several tests ask whether the model uses what the map ranks highest, and none can tell the map from chance,
-    nothing speaks for it, and it fails as a whole.
+    nothing speaks for it, and it fails as a whole. A test in which the answer does not move at all is left out.
 
     Args:
         evidence: Results of tests by name, each with a check called `verdict`.
         parts: What a map ranks: regions, words, columns.
+        late: Tests that there was no time for: without them, a map has not passed yet.
+        few: True if there are so few inputs that chance alone may hide what a good map does.
     """
-    status = {name: r.checks["verdict"].status for name, r in evidence.items() if "verdict" in r.checks}
+    mute = [name for name, result in evidence.items() if _says_nothing(result)]
+    told = {name: r.checks["verdict"].status for name, r in evidence.items() if "verdict" in r.checks}
+    status = {name: found for name, found in told.items() if name not in mute}
+    silence = f"; {_both(mute)} cannot tell, as the answer stays when all {parts} are replaced" if mute else ""
     if not status:
-        return Check("Not tested: no test fits this map, so nothing is known about it.", "warn")
+        return Check(f"Not tested: no test fits this map, so nothing is known about it{silence}.", "warn")
     used = [found for name, found in status.items() if named_test(name).faithful]
-    lost = len(used) > 1 and not {"ok", "note"} & set(used)
+    lost = len(used) > 1 and not {"ok", "note"} & set(used) and not few
     worst: Status = "fail" if lost else max(status.values(), key=ORDER.index)
     named = [name for name, found in status.items() if found == worst or (worst == "fail" and found == "warn")]
     shown = sorted(named, key=lambda name: -ORDER.index(status[name]))[: _MOST if worst == "ok" else None]
     clauses, others = [_clause(named_test(name), evidence[name]) for name in shown], len(status) - len(shown)
     said = (", ".join(clauses) if worst == "ok" and others else _listed(clauses)).replace("{parts}", parts)
-    return Check(f"{_opening(worst, len(status))}: {said}{_rest(worst, others)}.", worst)
+    more = f"; there was no time for {'a test' if late == 1 else f'{late} tests'}" if late else ""
+    overall = max(worst, "note", key=ORDER.index) if late else worst
+    return Check(f"{_opening(worst, len(status), late)}: {said}{_rest(worst, others)}{silence}{more}.", overall)
 
 
-def _opening(worst: Status, count: int) -> str:
+def _says_nothing(result: Result) -> bool:
+    """Does the answer stay where it is with every fill, so that no map could make it move?"""
+    return "range" in result.checks and result.checks["range"].value == 1
+
+
+def _both(names: Sequence[str]) -> str:
+    return " and ".join(names).replace("_", " ")
+
+
+def _opening(worst: Status, count: int, late: int) -> str:
+    if late and worst in ("ok", "note"):
+        return "Passed so far"
     return _OPENING[worst] if worst != "ok" else f"Passed all {count} tests" if count > 1 else "Passed the one test"
 
 
@@ -89,12 +108,12 @@ def sentence(case: Case, kind: str) -> Check:
     if _flat(case.map):
         return Check("Do not rely on this map: it has one value everywhere, so it says nothing.", "fail")
     if not case.evidence and case.late:
-        return Check("Not tested: there was no time left, so nothing is known about it.", "warn")
-    said = verdict(case.evidence, PARTS.get(kind, "parts"))
-    if not case.late:
+        return Check("Not tested: there was no time left, so nothing is known about this map.", "warn")
+    few = len(case.map.values) < ENOUGH
+    said = verdict(case.evidence, PARTS.get(kind, "parts"), len(case.late), few=few)
+    if not case.hurried:
         return said
-    more = "a test" if len(case.late) == 1 else f"{len(case.late)} tests"
-    return Check(f"{said.removesuffix('.')}; there was no time for {more}.", max(said.status, "note", key=ORDER.index))
+    return Check(f"{said.removesuffix('.')}; for lack of time, the map is {case.hurried}.", said.status)
 
 
 def _flat(made: Attribution) -> bool:
