@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import cutaway
 from cutaway.core.batch import Batch
 from cutaway.core.errors import BadOption, BadShape, NotPossible, UnknownName
 from cutaway.core.fill import Fill, zero
@@ -13,7 +14,7 @@ from cutaway.core.method import catalogue, explainer_of, find, method
 from cutaway.core.model import Model
 from cutaway.core.result import Attribution, Scores
 from cutaway.core.site import INPUT, Site
-from cutaway.core.space import rows
+from cutaway.core.space import images, rows
 from cutaway.core.target import Target, logit
 from cutaway.testing import nets
 from cutaway.testing.models import inputs_for, text_model, tiny_model
@@ -285,3 +286,15 @@ def test_the_catalogue_is_found_by_walking():
 def test_the_help_of_every_option_is_whole_sentences(name):
     """A colon in the second line of an option's help does not begin another option."""
     assert [o.name for o in catalogue()[name].options if not o.help.endswith((".", "`"))] == []
+
+
+@pytest.mark.parametrize("name", ["gradient", "input_x_gradient", "deeplift", "integrated_gradients", "smoothgrad"])
+def test_a_map_of_zeros_says_so(name):
+    """A unit that is not active: its slope and its contributions are zero, and a picture would not tell."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU())
+    nn.init.constant_(net[1].bias, -100.0)
+    model = Model(net.eval(), images(2))
+    said = cutaway.run(name, model, torch.rand(2, 3, 2, 2), target=1).checks["idle"]
+    assert said.status == "warn"
+    assert "2 of 2 maps are 0 everywhere" in said
+    assert "idle" not in cutaway.run(name, tiny_model("conv"), inputs_for(tiny_model("conv"), 1), target=1).checks

@@ -102,6 +102,18 @@ def test_bootstrap_of_the_mean_covers_the_truth_also_with_few_examples(n, kind):
     assert 0.9 <= float(((low <= 0) & (high >= 0)).double().mean()) <= 0.99
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["normal", "uniform", "heavy"])
+def test_of_even_fewer_examples_the_interval_is_students(n, kind):
+    """Simulated: of normal values it covers what it says, of heavier tails more."""
+    normal = torch.randn(n, 1000, generator=seeded(n), dtype=torch.float64)
+    drawn = {"normal": normal, "uniform": torch.special.ndtr(normal) - 0.5, "heavy": normal * normal.abs()}[kind]
+    low, high = bootstrap_interval(drawn, generator=seeded())
+    covered = float(((low <= 0) & (high >= 0)).double().mean())
+    assert covered >= 0.9
+    assert kind != "normal" or covered <= 0.97
+
+
 def test_bootstrap_takes_any_statistic_and_any_shape():
     values = torch.randn(80, 3, generator=seeded(), dtype=torch.float64)
     by_sums = bootstrap_interval(values, generator=seeded(2), draws=500)

@@ -103,7 +103,7 @@ def perform(call: Prepared) -> Result:
     if model is None:
         return replace(result, title=title, provenance=about)
     _refuse_non_finite(entry, model, x, result)
-    checks = {**result.checks, **call.notes, **_common_checks(model, steady)}
+    checks = {**_idle(result), **result.checks, **call.notes, **_common_checks(model, steady)}
     result = replace(result, title=title, checks=checks, provenance=about)
     return _with_input(result, model, x) if isinstance(result, Attribution) and x is not None else result
 
@@ -343,6 +343,21 @@ def _with_input(result: Attribution, model: Model, x: Batch) -> Attribution:
         texts=[p.text for p in placed],
         offsets=[[list(place) for place in p.offsets[: len(p)]] for p in placed],
     )
+
+
+def _idle(result: Result) -> dict[str, Check]:
+    """A map of nothing but zeros is drawn like any other, so it must be said; a method may have said why itself."""
+    if not isinstance(result, Attribution) or not len(result.values):
+        return {}
+    empty = int((~result.values.flatten(1).any(1)).sum())
+    if not empty:
+        return {}
+    which = "The map is" if len(result.values) == 1 else f"{empty} of {len(result.values)} maps are"
+    text = (
+        f"{which} 0 everywhere: by this method nothing there matters to {result.target}. So it is where the model is "
+        "constant, a unit is not active, the target is saturated, or the input is the baseline."
+    )
+    return {"idle": Check(text, "warn", float(empty))}
 
 
 def _common_checks(model: Model, steady: bool) -> dict[str, Check]:

@@ -219,18 +219,21 @@ def play(
     prefix = model.prefix(row, wrt.whole)
     place = place_of(model, row, wrt, prefix.value)
     gone = _absent(model, row, prefix.value, place, fill, seed, draws)
+    # Where absent players look like present ones, all coalitions are one, and rounding must not tell them apart.
+    alike = bool((gone == prefix.value).all())
 
     def score(on: Tensor) -> Tensor:
         """Each variant once for each draw, and their mean."""
-        on = on.to(prefix.value.device)
-        variants = torch.where(on[:, None], prefix.value[None], gone[None]).flatten(0, 1)
+        some = on[:1] if alike else on
+        variants = torch.where(some.to(prefix.value.device)[:, None], prefix.value[None], gone[None]).flatten(0, 1)
         trace = model.run(None, read=target.sites, edit={wrt.whole: variants}, prefix=prefix)
-        return target(trace).expand(len(variants)).double().view(len(on), draws).mean(1)
+        values: Tensor = target(trace).expand(len(variants)).double().view(len(some), draws).mean(1)
+        return values.expand(len(on))
 
     players = players_at(features, place)
 
     def shortcut() -> Score | None:
-        if place.kind != "image" or draws > 1 or not isinstance(row, Tensor):
+        if place.kind != "image" or draws > 1 or alike or not isinstance(row, Tensor):
             return None
         owner = place.owner(players)
         made = tiles(model, row, target, players, gone, lambda some: score(entries(owner, some)).cpu())

@@ -131,7 +131,12 @@ def _numbers(test: Test, result: Result) -> str:
     if test.faithful and isinstance(result, Curve) and result.summary:
         own, *controls = result.summary.items()
         chance = next((area for control, area in controls if control.startswith("random")), None)
-        return f" (area {own[1]:.2g}, at random {chance:.2g})" if chance is not None else f" (area {own[1]:.2g})"
+        if chance is None:
+            return f" (area {own[1]:.2g})"
+        ahead = own[1] > chance if result.better == "higher" else own[1] < chance
+        unsure = ahead and result.checks["verdict"].status in ("warn", "fail")
+        rest = ", but not beyond chance with every fill" if unsure else ""
+        return f" (area {own[1]:.2g}, at random {chance:.2g}{rest})"
     if value is None:
         return ""
     shares = {"completeness": "gap ", "energy_in_region": "", "pointing_game": "in "}
