@@ -280,10 +280,11 @@ class Runner:
         return bool(((pair - alone).abs() <= close).all())
 
     def learn(self, other: "Runner", area: float, batch_size: int | None) -> None:
-        """Take over what another runner of the same network knows, for inputs `area` times as large."""
+        """Take over what a runner of this network, or one built alike, knows, for inputs `area` times as large."""
         self.spent, self.calls = other.spent, other.calls
         self.channels_last, self.layouts_agree = other.channels_last, other.layouts_agree
-        self.fusion, self.linears_pay = other.fusion, other.linears_pay
+        self.linears_pay = other.linears_pay
+        self.fusion = other.fusion if other.module is self.module else self.fusion
         self.widest = round(other.widest * area)
         self.chunk = batch_size or rows_at_once(self.device, self.widest)
 

@@ -32,10 +32,17 @@ def draw(result: Points) -> Figure:
         if name in result.joined:
             ax.plot(*chosen.T.tolist(), color=colour, linestyle=":", lw=1.5)
     if 0 < len(result.names) <= MOST_NAMES:
-        for name, group, place in zip(result.names, groups, positions.tolist(), strict=False):
-            if result.joined and group not in result.joined:
-                continue  # the legend says what it is, and names on a line need the room
-            ax.text(*place, " " + label(name, 24), fontsize=SMALL)
+        # Beside others of a line, the legend says what a point is, and the names on the line need the room.
+        named = [
+            (label(name, 24), place)
+            for name, group, place in zip(result.names, groups, positions.tolist(), strict=False)
+            if not result.joined or group in result.joined
+        ]
+        for k, (name, place) in enumerate(named):
+            if flat:  # above and below in turn, so that neighbours on a line do not cover each other's
+                ax.annotate(name, place, xytext=(4, (5, -12)[k % 2]), textcoords="offset points", fontsize=SMALL)
+            else:
+                ax.text(*place, f" {name}", fontsize=SMALL)
     for name, axis in zip(result.axes, "xyz", strict=False):
         getattr(ax, f"set_{axis}label")(label(name, 40))
     ax.grid(linewidth=0.6)
