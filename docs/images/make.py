@@ -99,6 +99,12 @@ def slopes() -> None:
     _beside("slopes", {name: (name, {}) for name in names}, colours=64, dpi=90)
 
 
+def whole_photo_maps() -> None:
+    """Maps that sum to the change from a baseline, or come from hiding parts."""
+    names = ("integrated_gradients", "occlusion", "rise")
+    _beside("whole_photo_maps", {name: (name, {}) for name in names}, colours=64, dpi=90)
+
+
 def backward_passes() -> None:
     """Maps of one backward pass each."""
     names = ("gradient", "input_x_gradient", "guided_backprop", "deconvnet")
@@ -533,6 +539,32 @@ def fragility_top_k() -> None:
     _small(figure, "fragility_top_k.png")
 
 
+# Tests whose result is drawn as it comes: the network, its examples, the map that is tested, and options.
+EVIDENCE: dict[str, tuple[str, str, str | None, dict[str, Any]]] = {
+    "stability": ("shapes-cnn", "shapes/test[0:8]", "gradient", {}),
+    "max_sensitivity": ("shapes-cnn", "shapes/test[0:8]", "gradient", {}),
+    "sensitivity_n": ("shapes-cnn", "shapes/test[0:8]", "integrated_gradients", {}),
+    "infidelity": ("shapes-cnn", "shapes/test[0:8]", "gradient", {}),
+    "pointing_game": ("shapes-cnn", "shapes/test[0:16]", "grad_cam", {}),
+    "energy_in_region": ("shapes-cnn", "shapes/test[0:16]", "grad_cam", {}),
+    "completeness": ("shapes-cnn", "shapes/test[0:8]", "integrated_gradients", {}),
+    "word_deletion": ("sentiment-lstm", "sst2/dev", "leave_one_out", {}),
+    "attention_correlation": ("sentiment-lstm", "sst2/dev", None, {}),
+    "attention_uniform": ("sentiment-lstm", "sst2/dev", None, {}),
+}
+
+
+def evidence() -> None:
+    """Each test on a map of a small network, for the page of the test."""
+    import cutaway as ct
+
+    for name, (model, data, attribution, options) in EVIDENCE.items():
+        x = ct.data(data)
+        some = x.x[:60] if data.startswith("sst2") else x
+        more = {} if attribution is None else {"attribution": attribution}
+        _result(ct.run(name, model, some, **more, **options), f"{name}.png")
+
+
 def rotation_test() -> None:
     """Detectors of a small network's units, and of rotated ones."""
     import cutaway as ct
@@ -586,6 +618,7 @@ PICTURES = {
         coarse_maps,
         slopes,
         backward_passes,
+        whole_photo_maps,
         words,
         meaningful_perturbation,
         decomposition_interaction,
@@ -623,6 +656,7 @@ PICTURES = {
         agreement,
         disagreement,
         fragility_top_k,
+        evidence,
         trust,
         microscope,
         rotation_test,

@@ -349,7 +349,7 @@ def _idle(result: Result) -> dict[str, Check]:
     """A map of nothing but zeros is drawn like any other, so it must be said; a method may have said why itself."""
     if not isinstance(result, Attribution) or not len(result.values):
         return {}
-    empty = int((~result.values.flatten(1).any(1)).sum())
+    empty = int((~result.values.reshape(len(result.values), -1).any(1)).sum())
     if not empty:
         return {}
     which = "The map is" if len(result.values) == 1 else f"{empty} of {len(result.values)} maps are"

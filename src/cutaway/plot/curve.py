@@ -1,5 +1,7 @@
 """Curve: lines with bands, each named in the legend with its summary."""
 
+import textwrap
+
 import torch
 from matplotlib.figure import Figure
 
@@ -25,7 +27,7 @@ def draw(result: Curve) -> Figure:
         step = -(-len(result.x_names) // MOST_NAMES)
         ax.set_xticks(x[::step].tolist(), [label(name, 24) for name in result.x_names[::step]], rotation=40, ha="right")
     ax.set_xlabel(label(result.x_label, 80))
-    ax.set_ylabel(label(result.y_label, 60))
+    ax.set_ylabel(textwrap.fill(label(result.y_label, 60), 26))  # the axis is short
     ax.grid(linewidth=0.6)
     title = ", ".join(
         filter(None, [label(result.summary_label, 60), f"{result.better} is better" if result.better else ""])
