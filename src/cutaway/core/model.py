@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from cutaway.core.site import INPUT, OUTPUT, Site
 from cutaway.core.space import Space
 from cutaway.core.taps import Edit
 from cutaway.core.target import Target, TargetLike
+from cutaway.core.text import Encoded
 from cutaway.core.trace import ScoreKind, Trace
 
 # Where only small activations are computed, more variants run at once.
@@ -109,7 +110,7 @@ class Model:
         self._borrowers = 0
         self.was_training = False
         self._steady: bool | None = None
-        self._let_in: tuple[Callable[[], Tensor | None], int] = (lambda: None, 0)
+        self._let_in: tuple[Callable[[], Any], Any] = (lambda: None, None)
 
     def __repr__(self) -> str:
         """Name, input and size."""
@@ -250,13 +251,13 @@ class Model:
 
     def inputs(self, x: Any) -> Batch:
         """A batch that this model can run, checked; see `core.door`."""
-        known, version = self._let_in
-        if isinstance(x, Tensor) and known() is x and x._version == version:
-            return x  # a method hands on what its own call was let in with
+        known, stamp = self._let_in
+        if known() is x and stamp is not None and stamp == _stamp(x):
+            return cast(Batch, x)  # a method hands on what its own call was let in with
         with torch.inference_mode(False):
             batch = admitted(x, self.space, dtype=self.dtype, device=self.device, tokenizer=self.tokenizer)
-        if isinstance(batch, Tensor):
-            self._let_in = weakref.ref(batch), batch._version
+        if isinstance(batch, Tensor | Encoded):
+            self._let_in = weakref.ref(batch), _stamp(batch)
         return batch
 
     def predict(self, x: Any) -> Tensor:
@@ -556,3 +557,11 @@ def _described_by(module: nn.Module, description: dict[str, Any], source: dict[s
     model = Model(module, **description)
     model.source, model.notes = source, notes
     return model
+
+
+def _stamp(batch: Any) -> Any:
+    """What tells whether a batch holds what it held; None where nothing does."""
+    tensors = [("", batch)] if isinstance(batch, Tensor) else list(batch.items())
+    if any(t.is_inference() for _, t in tensors):
+        return None
+    return [(name, id(t), t._version) for name, t in tensors]

@@ -47,13 +47,15 @@ class Pieces:
     @property
     def names(self) -> tuple[str, ...]:
         """The words as they stand in the original; put together from their pieces where that is not known."""
+        at: dict[int, list[int]] = {}
+        for i, word in enumerate(self.words):
+            at.setdefault(word, []).append(i)
         found: list[str] = []
-        for k in range(max(self.words, default=-1) + 1):
-            at = [i for i, word in enumerate(self.words) if word == k]
+        for word in range(max(self.words, default=-1) + 1):
             if self.text and self.offsets:
-                found.append(self.text[self.offsets[at[0]][0] : self.offsets[at[-1]][1]])
+                found.append(self.text[self.offsets[at[word][0]][0] : self.offsets[at[word][-1]][1]])
             else:
-                found.append("".join(_bare(self.tokens[i]) for i in at))
+                found.append("".join(_bare(self.tokens[i]) for i in at[word]))
         return tuple(found)
 
 
