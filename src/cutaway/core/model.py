@@ -8,7 +8,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,17 @@ from cutaway.core.borrow import borrowed
 from cutaway.core.classes import class_index
 from cutaway.core.decomposed.run import Parts, decomposed_run
 from cutaway.core.decomposed.tensor import Gap, How
-from cutaway.core.door import admitted, is_finite
+from cutaway.core.door import admitted
 from cutaway.core.errors import BadOption, BadShape, NotPossible
 from cutaway.core.fingerprint import StateHash
 from cutaway.core.layers import Layer, watched
-from cutaway.core.operations import Census, Operation, Places, Rules, UnderRules
-from cutaway.core.overflow import first_overflow
+from cutaway.core.operations import Census, Operation, Places, Rules
 from cutaway.core.patched import Patched
 from cutaway.core.recipe import Recipe
 from cutaway.core.replay import Recorder
 from cutaway.core.runner import Plan, Prefix, Runner
 from cutaway.core.site import INPUT, OUTPUT, Site
+from cutaway.core.slopes import Gradient, slopes
 from cutaway.core.space import Space
 from cutaway.core.taps import Edit
 from cutaway.core.target import Target, TargetLike
@@ -41,14 +41,6 @@ _VARIANTS_PER_ROW = 4
 _HOW = How()
 Sites = Sequence[Site | str]
 Edits = Mapping[Site, Edit] | Mapping[str, Edit]
-
-
-class Gradient(NamedTuple):
-    """A target and its slope at a place: `score` (n,), `value` and `slope` shaped like the activation there."""
-
-    score: Tensor
-    value: Tensor
-    slope: Tensor
 
 
 class Model:
@@ -364,7 +356,8 @@ class Model:
         plan = self._plan(x, edit, prefix)
 
         def chunk(rows: slice) -> list[Gradient]:
-            return self._slopes(plan, rows, target.take(rows), sites, rules)
+            some = rules(rows) if callable(rules) else rules
+            return slopes(self, self._runner, plan, rows, target.take(rows), sites, some, self._trace)
 
         with self.borrow():
             parts = list(self._runner.chunks(plan.rows, chunk))
@@ -468,58 +461,6 @@ class Model:
                 f"expected edit={{{str(prefix.site)!r}: tensor}} with one row for each variant of the prefix."
             )
         return Plan(prefix.x, len(values), edits, prefix)
-
-    def _slopes(
-        self,
-        plan: "Plan",
-        rows: slice,
-        target: Target,
-        sites: Sequence[Site],
-        rules: Rules | Callable[[slice], Rules] | None,
-    ) -> list[Gradient]:
-        rules = rules(rows) if callable(rules) else rules
-        places = list(dict.fromkeys(site.whole for site in sites))
-        begin = places[0] if len(places) == 1 else INPUT
-        wanted = [*target.sites, *(place for place in places if place != begin)]
-        found, leaf = self._runner.once(plan, rows, list(dict.fromkeys(wanted)), begin, rules)
-        assert leaf is not None
-        reach = rules is not None and getattr(rules, "reach_target", False)
-        with UnderRules(rules, Places(self.module)) if rules and reach else contextlib.nullcontext():
-            score = target(self._trace(found))
-        score = score.expand(len(leaf))
-        if not score.requires_grad:
-            raise NotPossible(
-                f"{target} does not depend on {places[0]} in {self.name} in a way that can be differentiated."
-            )
-        if not is_finite(score):
-            # Its slope may well be finite, and would look like an answer.
-            where = first_overflow(self, take(plan.x, rows) if plan.prefix is None else plan.x)
-            raise NotPossible(f"{target} is not finite on this input of {self.name}: {where}.")
-        at = {place: leaf if place == begin else found[place] for place in places}
-        if outside := [str(place) for place, value in at.items() if not value.requires_grad]:
-            raise NotPossible(f"{outside[0]} in {self.name} does not depend on the input; ask for it alone.")
-        try:
-            slopes = torch.autograd.grad(score.sum(), list(at.values()), allow_unused=True)
-        except RuntimeError as error:
-            if self._runner.refuses_layout(error):
-                return self._slopes(plan, rows, target, sites, rules)
-            if "inplace operation" not in str(error):
-                raise
-            raise NotPossible(
-                f"{self.name} has no gradient: it overwrites an activation that its backward pass needs. Replace the "
-                "operation in place (x += y, relu_, inplace=True) by an ordinary one. "
-                f"torch says: {str(error).split(' Hint:')[0]}"
-            ) from error
-        for place, slope in zip(places, slopes, strict=True):
-            if slope is None:
-                raise NotPossible(f"{target} does not depend on {place}: that place comes after what the target reads.")
-        self.spent["backwards"] += len(leaf)
-        slope_at = dict(zip(places, slopes, strict=True))
-        indices = [site.index(at[site.whole], self._runner.module_at(site)) for site in sites]
-        return [
-            Gradient(score.detach(), at[site.whole].detach()[index], slope_at[site.whole][index])
-            for site, index in zip(sites, indices, strict=True)
-        ]
 
     def _reproduces(self, prefix: Prefix, output: Tensor) -> bool:
         """Does continuing from the recorded place give the recorded output, for each of two rows?"""

@@ -22,7 +22,8 @@ from cutaway.core.site import Site
 from cutaway.core.target import Target
 
 if TYPE_CHECKING:
-    from cutaway.core.model import Gradient, Model
+    from cutaway.core.model import Model
+    from cutaway.core.slopes import Gradient
 
 # Passes that are kept: that of the input, and that of one of its rows, with which a method may look for its layer.
 _KEPT = 2

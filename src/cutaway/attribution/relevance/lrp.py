@@ -12,10 +12,11 @@ from cutaway.core.batch import Batch
 from cutaway.core.checks import Check
 from cutaway.core.errors import NotPossible
 from cutaway.core.method import method
-from cutaway.core.model import Gradient, Model
+from cutaway.core.model import Model
 from cutaway.core.result import Attribution
 from cutaway.core.rules import ForEveryOperation
 from cutaway.core.site import INPUT, Site
+from cutaway.core.slopes import Gradient
 from cutaway.core.target import Target
 
 # Relevance that no operation accounts for: above this share, something went unseen.
